@@ -1,0 +1,157 @@
+"""Every path hypercore owns. Nobody else joins them.
+
+Two roots: `data_dir` outlives a reboot, `run_dir` does not. HYPERCORE_DATA_DIR and
+HYPERCORE_RUN_DIR move them, which tests and several instances on one host use. Imports nothing
+heavy: the launcher's `delete` path loads it.
+"""
+
+import os
+from pathlib import Path
+
+MAX_SOCKET_PATH = 107
+"""Longest path of a unix socket in bytes (sun_path less its NUL, unix(7))."""
+
+OWN_NAMESPACE = "hypercore"
+
+
+def data_dir() -> Path:
+    return Path(os.environ.get("HYPERCORE_DATA_DIR") or "/var/lib/hypercore")
+
+
+def run_dir() -> Path:
+    return Path(os.environ.get("HYPERCORE_RUN_DIR") or "/run/hypercore")
+
+
+def config_file() -> Path:
+    return Path(os.environ.get("HYPERCORE_CONFIG") or "/etc/hypercore/config.toml")
+
+
+def tools_dir() -> Path:
+    """Programs that `hypercore setup` installed for us alone."""
+    return data_dir() / "tools"
+
+
+def containerd_root() -> Path:
+    return data_dir() / "containerd"
+
+
+def containerd_state() -> Path:
+    return run_dir() / "containerd"
+
+
+def containerd_socket() -> Path:
+    override = os.environ.get("HYPERCORE_CONTAINERD_SOCKET")
+    return Path(override) if override else run_dir() / "containerd.sock"
+
+
+def blockfile_dir() -> Path:
+    return data_dir() / "blockfile"
+
+
+def guest_dir() -> Path:
+    """Guest assets; `guest_dir() / "current"` is a link to the version in use."""
+    return data_dir() / "guest"
+
+
+def microvm_id(namespace: str, task_id: str) -> str:
+    """Name of a microVM's state directories: the task's id where that is ours and short.
+
+    Other namespaces may hold the same id, and socket paths end at 107 bytes.
+    """
+    if namespace == OWN_NAMESPACE and len(task_id) <= 40:
+        return task_id
+    import hashlib
+
+    digest = hashlib.sha256(f"{namespace}/{task_id}".encode()).hexdigest()
+    return f"{task_id[:20]}-{digest[:16]}"
+
+
+class MicroVMPaths:
+    """All paths of one microVM, by its `microvm_id`."""
+
+    __slots__ = ("data", "microvm_id", "run")
+
+    def __init__(self, microvm_id: str) -> None:
+        self.microvm_id = microvm_id
+        self.data = data_dir() / "vm" / microvm_id
+        self.run = run_dir() / "vm" / microvm_id
+
+    # what outlives a reboot
+    @property
+    def spec(self) -> Path:
+        return self.data / "spec.json"
+
+    @property
+    def upper(self) -> Path:
+        return self.data / "upper.ext4"
+
+    @property
+    def stdout_log(self) -> Path:
+        return self.data / "stdout.log"
+
+    @property
+    def stderr_log(self) -> Path:
+        return self.data / "stderr.log"
+
+    @property
+    def console_log(self) -> Path:
+        return self.data / "console.log"
+
+    @property
+    def vmm_log(self) -> Path:
+        return self.data / "vmm.log"
+
+    @property
+    def exit_record(self) -> Path:
+        return self.data / "exit.json"
+
+    # what does not
+    @property
+    def processes(self) -> Path:
+        """Lines of `role pid start_time`, written before and after each start."""
+        return self.run / "processes"
+
+    @property
+    def intents(self) -> Path:
+        return self.run / "intents"
+
+    @property
+    def stdio_socket(self) -> Path:
+        """Link to the stdio socket of the shim server that owns this microVM."""
+        return self.run / "stdio"
+
+    @property
+    def vmm_dir(self) -> Path:
+        """The one directory the VMM's own user may write: its sockets."""
+        return self.run / "vmm"
+
+    @property
+    def vsock(self) -> Path:
+        return self.vmm_dir / "v.sock"
+
+    def vsock_listener(self, port: int) -> Path:
+        """Where the host listens for the guest's dial to host `port` (hybrid vsock)."""
+        return self.vmm_dir / f"v.sock_{port}"
+
+    @property
+    def vhost_vsock(self) -> Path:
+        return self.vmm_dir / "vhost.sock"
+
+    @property
+    def api_socket(self) -> Path:
+        """The VMM's control socket: QMP, or the API of Firecracker and Cloud Hypervisor."""
+        return self.vmm_dir / "api.sock"
+
+
+def slots_dir() -> Path:
+    """One file per running microVM; its number gives addresses, uid and CID."""
+    return run_dir() / "slots"
+
+
+def shim_dir() -> Path:
+    return run_dir() / "shim"
+
+
+def probe_cache_dir() -> Path:
+    """Results of provider probes; in run_dir, so that a reboot forgets them."""
+    return run_dir() / "probe"

@@ -1,0 +1,191 @@
+"""What the user asked for, frozen. Parsed by hac.py, or carried in OCI annotations to the shim.
+
+No file access and no defaults that depend on the host: those are config.py's.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ANNOTATION_PREFIX = "io.hypercore."
+STDIO_URI = "hypercore://"
+"""Stdio URI that asks the shim server to own a stream: log file plus attach clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """How a microVM reaches the network."""
+
+    mode: str = "nat"
+    """nat, bridge, netns or none"""
+    interface: str = ""
+    """host NIC that carries the traffic; empty: the one with the default route"""
+    netns_path: Path | None = None
+    dns: tuple[str, ...] = ()
+    """empty: the host's resolvers"""
+    mtu: int = 0
+    """0: the interface's"""
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareSpec:
+    """The machine."""
+
+    cores: int = 1
+    memory_mib: int = 128
+    kernel_path: Path | None = None
+    """None: the guest assets' kernel"""
+    drive_path: Path | None = None
+    """the agent's root disk; None: the guest assets'"""
+    initrd_path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSpec:
+    """The command; empty fields mean what the image says."""
+
+    command: tuple[str, ...] = ()
+    """replaces the image's entrypoint"""
+    args: tuple[str, ...] = ()
+    """replaces the image's cmd"""
+    env: tuple[str, ...] = ()
+    """NAME=value"""
+    workdir: str = ""
+    user: str = ""
+    tty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnSpec:
+    """One `hypercore spawn`."""
+
+    ref: str
+    """image reference; a short name is completed as docker does"""
+    provider: str = ""
+    """empty: the first provider whose probe passes"""
+    name: str = ""
+    description: str = ""
+    hardware: HardwareSpec = field(default_factory=HardwareSpec)
+    network: NetworkSpec = field(default_factory=NetworkSpec)
+    workload: WorkloadSpec = field(default_factory=WorkloadSpec)
+    cmdline: str = ""
+    """appended to the guest kernel's command line"""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A block device of a microVM, in the order it is attached."""
+
+    path: Path
+    serial: str
+    read_only: bool
+    fs_type: str = "ext4"
+
+
+@dataclass(frozen=True, slots=True)
+class RootDisks:
+    """A container's root: read-only disks under one writable disk, or that one alone.
+
+    `read_only` is ordered as overlayfs's lowerdir: the topmost first.
+    """
+
+    read_only: tuple[Disk, ...] = ()
+    writable: Disk | None = None
+
+    def __iter__(self):
+        yield from self.read_only
+        if self.writable is not None:
+            yield self.writable
+
+
+@dataclass(frozen=True, slots=True)
+class MicroVMSpec:
+    """What MicroVM needs to build one VM."""
+
+    microvm_id: str
+    provider: str
+    hardware: HardwareSpec
+    network: NetworkSpec
+    cmdline: str = ""
+    jail: bool = True
+    hostname: str = ""
+
+
+def to_annotations(spec: MicroVMSpec) -> dict[str, str]:
+    """The OCI annotations that carry `spec` to the shim; from_annotations is the inverse."""
+    hardware, network = spec.hardware, spec.network
+    values = {
+        "provider": spec.provider,
+        "cores": str(hardware.cores),
+        "memory": str(hardware.memory_mib),
+        "kernel": str(hardware.kernel_path or ""),
+        "drive": str(hardware.drive_path or ""),
+        "initrd": str(hardware.initrd_path or ""),
+        "cmdline": spec.cmdline,
+        "jail": "" if spec.jail else "false",
+        "hostname": spec.hostname,
+        "network.mode": network.mode,
+        "network.interface": network.interface,
+        "network.netns": str(network.netns_path or ""),
+        "network.dns": ",".join(network.dns),
+        "network.mtu": str(network.mtu or ""),
+    }
+    return {ANNOTATION_PREFIX + key: value for key, value in values.items() if value}
+
+
+def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpec:
+    """The spec of the microVM for a container with these OCI annotations.
+
+    Raises:
+        InvalidArgument: an unknown `io.hypercore.` key or a value of the wrong type.
+    """
+    from hypercore.errors import InvalidArgument
+
+    known = {
+        "provider", "cores", "memory", "kernel", "drive", "initrd", "cmdline", "jail",
+        "hostname", "network.mode", "network.interface", "network.netns", "network.dns",
+        "network.mtu",
+    }  # fmt: skip
+    given = {
+        key.removeprefix(ANNOTATION_PREFIX): value
+        for key, value in annotations.items()
+        if key.startswith(ANNOTATION_PREFIX)
+    }
+    for key in given:
+        if key not in known:
+            raise InvalidArgument(
+                f"unknown annotation {ANNOTATION_PREFIX}{key}",
+                hint="known ones: " + ", ".join(ANNOTATION_PREFIX + k for k in sorted(known)),
+            )
+
+    def number(key: str, default: int) -> int:
+        text = given.get(key, "")
+        if not text:
+            return default
+        if not text.isdecimal():
+            raise InvalidArgument(f"annotation {ANNOTATION_PREFIX}{key} = {text!r}: not a number")
+        return int(text)
+
+    def path(key: str) -> Path | None:
+        return Path(given[key]) if given.get(key) else None
+
+    return MicroVMSpec(
+        microvm_id=microvm_id,
+        provider=given.get("provider", ""),
+        hardware=HardwareSpec(
+            cores=number("cores", 1),
+            memory_mib=number("memory", 128),
+            kernel_path=path("kernel"),
+            drive_path=path("drive"),
+            initrd_path=path("initrd"),
+        ),
+        network=NetworkSpec(
+            mode=given.get("network.mode", "none"),
+            interface=given.get("network.interface", ""),
+            netns_path=path("network.netns"),
+            dns=tuple(d for d in given.get("network.dns", "").split(",") if d),
+            mtu=number("network.mtu", 0),
+        ),
+        cmdline=given.get("cmdline", ""),
+        jail=given.get("jail", "") != "false",
+        hostname=given.get("hostname", ""),
+    )
