@@ -142,7 +142,7 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
 
     known = {
         "provider", "cores", "memory", "kernel", "drive", "initrd", "cmdline", "jail",
-        "hostname", "network.mode", "network.interface", "network.netns", "network.dns",
+        "hostname", "owner", "rm", "network.mode", "network.interface", "network.netns", "network.dns",
         "network.mtu",
     }  # fmt: skip
     given = {
