@@ -3,6 +3,7 @@
 No file access and no defaults that depend on the host: those are config.py's.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +92,7 @@ class RootDisks:
     read_only: tuple[Disk, ...] = ()
     writable: Disk | None = None
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Disk]:
         yield from self.read_only
         if self.writable is not None:
             yield self.writable
@@ -142,8 +143,8 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
 
     known = {
         "provider", "cores", "memory", "kernel", "drive", "initrd", "cmdline", "jail",
-        "hostname", "owner", "rm", "network.mode", "network.interface", "network.netns", "network.dns",
-        "network.mtu",
+        "hostname", "owner", "rm", "network.mode", "network.interface", "network.netns",
+        "network.dns", "network.mtu",
     }  # fmt: skip
     given = {
         key.removeprefix(ANNOTATION_PREFIX): value

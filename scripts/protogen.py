@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Generate hypercore/proto/*_pb.py from hypercore/proto/*.proto.
+"""Generate hypercore/proto/*_pb.py and their .pyi stubs from hypercore/proto/*.proto.
 
 Needs grpcio-tools (for protoc's parser) and only at development time: the generated modules are
 committed, import nothing but hypercore.wire.codec, and a test keeps them equal to their source.
+Types stand in the stubs because a guest should not load annotations.
 
 usage: scripts/protogen.py [--check]
 """
@@ -28,6 +29,7 @@ KINDS = {
     "message": "MESSAGE",
 }
 PYTHON_TYPES = {"STRING": "str", "BYTES": "bytes", "BOOL": "bool", "DOUBLE": "float"}
+SHADOWING = {"str", "bytes", "bool", "int", "float", "list", "dict"}
 Field = descriptor_pb2.FieldDescriptorProto
 
 
@@ -42,49 +44,53 @@ def parse() -> list[descriptor_pb2.FileDescriptorProto]:
 
 
 class Module:
-    """One generated module."""
+    """One generated module and its stub."""
 
     def __init__(self, file: descriptor_pb2.FileDescriptorProto, homes: dict[str, str]) -> None:
         self.file = file
         self.homes = homes
         self.imports: set[str] = set()
         self.body: list[str] = []
+        self.stub: list[str] = []
 
     def reference(self, type_name: str) -> str:
         """The Python expression for a message type such as `.hypercore.types.Any`."""
         home = self.homes[type_name]
-        local = flat_name(type_name, self.packages()[home])
+        local = flat_name(type_name, PACKAGES[home])
         if home == self.file.name:
             return local
         alias = module_name(home)
         self.imports.add(alias)
         return f"{alias}.{local}"
 
-    def packages(self) -> dict[str, str]:
-        return PACKAGES
-
-    def render(self) -> str:
+    def render(self) -> tuple[str, str]:
+        """The module's text and its stub's."""
         for enum in self.file.enum_type:
             self.enum(enum, "")
         for message in ordered(self.file):
             self.message(message, "")
         for service in self.file.service:
             self.service(service)
-        head = [
-            f'"""Generated from {self.file.name} by scripts/protogen.py; do not edit."""',
+        note = f"Generated from {self.file.name} by scripts/protogen.py; do not edit."
+        homes = ", ".join(sorted(self.imports))
+        imports = [f"from hypercore.proto import {homes}"] if homes else []
+        codec = ["from hypercore.wire.codec import (", *[f"    {n}," for n in CODEC_NAMES], ")"]
+        module = [f'"""{note}"""', "", *imports, *codec, *self.body]
+        stub = [
+            f"# {note}",
+            "from typing import ClassVar",
             "",
-            "from hypercore.wire.codec import (",
-            *[f"    {name}," for name in CODEC_NAMES],
-            ")",
+            *imports,
+            "from hypercore.wire.codec import Message",
+            *self.stub,
         ]
-        if self.imports:
-            names = ", ".join(sorted(self.imports))
-            head.insert(2, f"from hypercore.proto import {names}")
-        return "\n".join([*head, *self.body]) + "\n"
+        return "\n".join(module) + "\n", "\n".join(stub) + "\n"
 
     def enum(self, enum: descriptor_pb2.EnumDescriptorProto, prefix: str) -> None:
         self.body += ["", "", f"class {prefix}{enum.name}:"]
         self.body += [f"    {value.name} = {value.number}" for value in enum.value]
+        self.stub += ["", f"class {prefix}{enum.name}:"]
+        self.stub += [f"    {value.name}: ClassVar[int]" for value in enum.value]
 
     def message(self, message: descriptor_pb2.DescriptorProto, prefix: str) -> None:
         name = prefix + message.name
@@ -97,17 +103,26 @@ class Module:
         rows, slots, hints = [], [], []
         for field in sorted(message.field, key=lambda f: f.number):
             row, hint = self.field(field, entries)
+            if field.name in SHADOWING:
+                raise SystemExit(f"{name}.{field.name}: the name hides a Python type in the stub")
             rows.append(row)
             slots.append(f'"{field.name}"')
-            hints.append(f"    {field.name}: {hint}")
+            hints.append(f"{field.name}: {hint}")
         self.body += ["", "", f"class {name}(Message):"]
+        self.stub += ["", f"class {name}(Message):", *[f"    {hint}" for hint in hints]]
         if not rows:
             self.body += ["    __slots__ = ()"]
+            self.stub += ["    def __init__(self) -> None: ..."]
             return
+        self.stub += ["    def __init__(", "        self,", "        *,"]
+        self.stub += [*[f"        {hint} = ...," for hint in hints], "    ) -> None: ..."]
         self.body += ["    __slots__ = (", *[f"        {slot}," for slot in slots], "    )"]
         self.body += ["    FIELDS = (", *[f"        {row}," for row in rows], "    )"]
 
-    def field(self, field: Field, entries: dict[str, descriptor_pb2.DescriptorProto]):
+    def field(
+        self, field: Field, entries: dict[str, descriptor_pb2.DescriptorProto]
+    ) -> tuple[str, str]:
+        """The Field(...) expression and the type of its attribute."""
         label = "SINGULAR"
         value = field
         if field.label == Field.LABEL_REPEATED:
@@ -147,6 +162,8 @@ class Module:
         package = self.file.package
         self.body += ["", "", f"class {service.name}:", f'    NAME = "{package}.{service.name}"']
         self.body += ["    METHODS = {"]
+        self.stub += ["", f"class {service.name}:", "    NAME: ClassVar[str]"]
+        self.stub += ["    METHODS: ClassVar[dict[str, tuple[type[Message], type[Message]]]]"]
         for method in service.method:
             request = self.reference(method.input_type)
             response = self.reference(method.output_type)
@@ -208,13 +225,14 @@ def main() -> None:
     homes = {name: file.name for file in files for name in all_types(file)}
     stale = []
     for file in files:
-        path = PROTO_DIR / f"{module_name(file.name)}.py"
-        text = Module(file, homes).render()
-        if path.exists() and path.read_text() == text:
-            continue
-        stale.append(path.name)
-        if "--check" not in sys.argv:
-            path.write_text(text)
+        module = PROTO_DIR / f"{module_name(file.name)}.py"
+        body, stub = Module(file, homes).render()
+        for path, text in ((module, body), (module.with_suffix(".pyi"), stub)):
+            if path.exists() and path.read_text() == text:
+                continue
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(text)
     if stale:
         print("generated" if "--check" not in sys.argv else "out of date:", *stale)
     if stale and "--check" in sys.argv:

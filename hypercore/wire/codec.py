@@ -80,11 +80,11 @@ class Field:
 
 
 class Message:
-    """Base of all generated messages. Attributes are the fields; unset ones have proto3 defaults."""
+    """Base of all generated messages. Attributes are the fields, unset ones proto3's defaults."""
 
     __slots__ = ()
     FIELDS = ()
-    BY_NUMBER = {}
+    BY_NUMBER = {}  # noqa: RUF012 (replaced for each subclass)
 
     def __init__(self, **values):
         for field in self.FIELDS:
@@ -155,7 +155,7 @@ class Message:
                     raise DecodeError(f"field {key >> 3} is cut short")
                 raw = data[offset : offset + size]
                 offset += size
-            elif wire == _FIXED64 or wire == _FIXED32:
+            elif wire in (_FIXED64, _FIXED32):
                 size = 8 if wire == _FIXED64 else 4
                 if size > end - offset:
                     raise DecodeError(f"field {key >> 3} is cut short")
@@ -171,9 +171,7 @@ class Message:
 def _put(out, field, value):
     out += field.key
     kind = field.kind
-    if kind == STRING:
-        value = value.encode()
-    elif kind == MESSAGE:
+    if kind in (STRING, MESSAGE):
         value = value.encode()
     elif kind == DOUBLE:
         out += _pack_double(value)
