@@ -1,10 +1,96 @@
 # The one door. `make help` lists what it opens.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
+.DEFAULT_GOAL := help
+
 VENV := .venv
 PY := $(VENV)/bin/python
+# What touches /var/lib/hypercore, TAPs and cgroups needs root.
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo,)
+PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
+
+NATIVE_SOURCES := setup.py $(wildcard hypercore/*.pyx hypercore/*.pxd hypercore/wire/*.pyx hypercore/wire/*.pxd hypercore/shim/*.c)
+NATIVE_STAMP := $(VENV)/.built$(if $(HYPERCORE_DEBUG),-debug)$(if $(HYPERCORE_SANITIZE),-$(HYPERCORE_SANITIZE))
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv:
+	@scripts/setup.sh
+
+.PHONY: build
+build: venv $(NATIVE_STAMP) ## virtual environment, Cython rooms, launcher
 
 .PHONY: ext
-ext: ## build the Cython rooms in place (one builder at a time)
-	@flock .venv/.build-lock $(PY) setup.py -q build_ext --inplace
+ext: $(NATIVE_STAMP) ## only what is compiled: Cython rooms, launcher (one builder at a time)
+
+$(NATIVE_STAMP): $(NATIVE_SOURCES) | $(PY)
+	@echo "build: Cython rooms and launcher"
+	@flock $(VENV)/.build-lock $(PY) setup.py -q build_ext --inplace
+	@touch $@
+
+$(PY):
+	@scripts/setup.sh
+
+.PHONY: setup
+setup: build ## what it runs on: containerd, guest assets, demo image (hypercore setup)
+	@$(AS_ROOT) bin/hypercore setup
+
+.PHONY: run
+run: setup ## the main job: a container of the demo image in a microVM, removed afterwards
+	@$(AS_ROOT) bin/hypercore containerd start
+	$(AS_ROOT) bin/hypercore spawn --rm --hac examples/hello/hac.toml
+
+.PHONY: test
+test: setup ## all tiers; a tier that cannot run here fails
+	$(AS_ROOT) $(PYTEST) tests/unit tests/integration tests/functional
+
+.PHONY: test-unit
+test-unit: build ## no root, under ten seconds
+	$(PYTEST) tests/unit
+
+.PHONY: test-integration
+test-integration: build ## real taps, sockets, loops; root
+	$(AS_ROOT) $(PYTEST) tests/integration
+
+.PHONY: test-functional
+test-functional: setup ## real guests under a real containerd; root
+	$(AS_ROOT) $(PYTEST) tests/functional
+
+.PHONY: soak
+soak: setup ## the long counts; SEED=n replays a run, SPAWNS=n changes its length
+	$(AS_ROOT) $(PY) -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(SPAWNS),--spawns $(SPAWNS))
+
+.PHONY: bench
+bench: build ## benchmarks; root
+	$(AS_ROOT) $(PY) -m benchmarks
+
+.PHONY: lint
+lint: build ## ruff, mypy --strict, stubs against the compiled rooms, cython-lint, protogen
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/cython-lint $(filter %.pyx %.pxd,$(NATIVE_SOURCES))
+	$(PY) scripts/protogen.py --check
+
+.PHONY: format
+format: build ## let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+.PHONY: wheel
+wheel: build ## source archive and wheel into dist/
+	$(PY) -m build
+
+.PHONY: clean-ext
+clean-ext:
+	rm -rf build $(VENV)/.built*
+	rm -f hypercore/*.so hypercore/wire/*.so $(patsubst %.pyx,%.c,$(filter %.pyx,$(NATIVE_SOURCES)))
+
+.PHONY: clean
+clean: clean-ext ## what was built here, not /var/lib/hypercore (hypercore cleanup --all)
+	rm -rf dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks $(VENV)
+	rm -f bin/hypercore bin/containerd-shim-hypercore-*
+	find hypercore tests agent benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
