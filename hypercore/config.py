@@ -49,14 +49,14 @@ class HostConfig:
     """program name → path, for those not to be looked up"""
 
 
-# HostConfig's numbers: field → (table in the file, least, most).
+# HostConfig's numbers: field → (table and key in the file, least, most).
 _NUMBERS = {
-    "uid_base": ("vm", 1000, 2**31 - 2**20),
-    "upper_size_mib": ("vm", 16, 64 * 1024 * 1024),
-    "boot_timeout_s": ("vm", 1, 3600),
-    "log_limit_mib": ("logs", 1, 1024 * 1024),
-    "log_segments": ("logs", 1, 1000),
-    "vms_per_server": ("shim", 0, 100_000),
+    "uid_base": ("vm", "uid_base", 1000, 2**31 - 2**20),
+    "upper_size_mib": ("vm", "upper_size_mib", 16, 64 * 1024 * 1024),
+    "boot_timeout_s": ("vm", "boot_timeout_s", 1, 3600),
+    "log_limit_mib": ("logs", "limit_mib", 1, 1024 * 1024),
+    "log_segments": ("logs", "segments", 1, 1000),
+    "vms_per_server": ("shim", "vms_per_server", 0, 100_000),
 }
 
 
@@ -96,8 +96,8 @@ def _from_file(config: HostConfig, path: Path) -> HostConfig:
     if problem := _pool_problem(pool):
         tables["network"].fail("pool", problem)
     numbers: dict[str, Any] = {
-        name: tables[table].integer(name, getattr(config, name), least=least, most=most)
-        for name, (table, least, most) in _NUMBERS.items()
+        name: tables[table].integer(key, getattr(config, name), least=least, most=most)
+        for name, (table, key, least, most) in _NUMBERS.items()
     }
     programs = {name: binaries.path(name) for name in BINARIES}
     for table in (*tables.values(), binaries):
@@ -130,7 +130,7 @@ def _from_environment(config: HostConfig, environ: Mapping[str, str]) -> HostCon
             raise fail("network_pool", problem)
         config = replace(config, network_pool=pool)
     numbers: dict[str, Any] = {}
-    for name, (_table, least, most) in _NUMBERS.items():
+    for name, (_table, _key, least, most) in _NUMBERS.items():
         if text := variable(name):
             if not text.isdecimal() or not least <= int(text) <= most:
                 raise fail(name, f"must be a whole number, {least} to {most}")

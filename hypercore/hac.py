@@ -1,0 +1,226 @@
+"""hac.toml → SpawnSpec. The only place that knows the file's keys; docs/hac.md lists them.
+
+`[spacecore]` and `[hardware]` are the first hypercore's and keep their meaning. What a missing key
+means on this host (provider, interface, guest assets) is decided later, by the engine.
+"""
+
+import re
+from pathlib import Path
+
+from hypercore.errors import HypercoreError, InvalidArgument
+from hypercore.spec import HardwareSpec, NetworkSpec, SpawnSpec, WorkloadSpec
+from hypercore.tomlfile import Table, load, nearest
+
+DEFAULT_FILE = Path("hac.toml")
+MIN_MEMORY_MIB, MAX_MEMORY_MIB = 64, 1024 * 1024
+MAX_CORES = 64
+PROVIDERS = ("firecracker", "cloud-hypervisor", "cloudhypervisor", "qemu", "unikernel")
+PROVIDER_ALIASES = {"cloudhypervisor": "cloud-hypervisor"}
+NETWORK_MODES = ("nat", "bridge", "netns", "none")
+
+_REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]*")
+_ENV = re.compile(r"[^=\0\s]+=[^\0]*", re.DOTALL)
+
+
+def parse(path: Path, *, ref: str = "", check_host: bool = True) -> SpawnSpec:
+    """Read the file at `path`.
+
+    Args:
+        ref: image reference that replaces the file's; without it the file must have one.
+        check_host: also check that kernel and drive are what they claim and that the interface
+            exists on this host.
+
+    Raises:
+        InvalidArgument, NotFound: naming file, line, key, value and remedy.
+    """
+    document = load(path)
+    spacecore = document.table("spacecore")
+    hardware = document.table("hardware")
+    vm = document.table("vm")
+    network = document.table("network")
+    workload = document.table("workload")
+    document.finish()
+    file_ref = hardware.text("ref")
+    if file_ref and (problem := ref_problem(file_ref)):
+        hardware.fail("ref", problem)
+    spec = SpawnSpec(
+        ref=ref or file_ref,
+        provider=_provider(vm),
+        name=spacecore.text("name"),
+        description=spacecore.text("description"),
+        hardware=_hardware(hardware, vm),
+        network=_network(network, hardware),
+        workload=_workload(workload),
+        cmdline=vm.text("cmdline"),
+    )
+    for table in (spacecore, hardware, vm, network, workload):
+        table.finish()
+    if not (ref or file_ref):
+        hardware.fail(
+            "ref",
+            "is missing: which image is to run?",
+            hint='for example ref = "docker.io/library/alpine:latest", or name it on the command'
+            " line",
+        )
+    if check_host:
+        _check_host(spec, hardware, vm)
+    return spec
+
+
+def _provider(vm: Table) -> str:
+    name = vm.text("provider")
+    if "provider" in vm and name not in PROVIDERS:
+        vm.fail("provider", "unknown provider", hint=_provider_hint(name))
+    return PROVIDER_ALIASES.get(name, name)
+
+
+def provider_name(name: str) -> str:
+    """`--provider NAME` as the canonical name.
+
+    Raises:
+        InvalidArgument: there is no such provider.
+    """
+    if name not in PROVIDERS:
+        raise InvalidArgument(f"--provider {name}: unknown provider", hint=_provider_hint(name))
+    return PROVIDER_ALIASES.get(name, name)
+
+
+def _provider_hint(name: str) -> str:
+    return nearest(name, PROVIDERS) or "providers are " + ", ".join(PROVIDERS)
+
+
+def _hardware(table: Table, vm: Table) -> HardwareSpec:
+    defaults = HardwareSpec()
+    return HardwareSpec(
+        cores=table.integer("cores", defaults.cores, least=1, most=MAX_CORES),
+        memory_mib=table.integer(
+            "memory", defaults.memory_mib, least=MIN_MEMORY_MIB, most=MAX_MEMORY_MIB, unit="MiB"
+        ),
+        kernel_path=table.path("kernel"),
+        drive_path=table.path("drive"),
+        initrd_path=vm.path("initrd"),
+    )
+
+
+def _network(table: Table, hardware: Table) -> NetworkSpec:
+    mode = table.choice("mode", "nat", NETWORK_MODES)
+    netns_path = table.path("netns")
+    if mode == "netns" and netns_path is None:
+        table.fail(
+            "mode", "needs the path of the network namespace", hint='netns = "/run/netns/…"'
+        )
+    if mode != "netns" and netns_path is not None:
+        table.fail("netns", f'belongs to mode = "netns", but mode is "{mode}"')
+    mtu = table.integer("mtu", 0, least=0, most=65521)
+    if 0 < mtu < 576:
+        table.fail("mtu", "must be 576 at the least; 0 takes the interface's")
+    dns = table.texts("dns")
+    for server in dns:
+        if not _is_address(server):
+            table.fail("dns", f'"{server}" is no IP address')
+    interface = hardware.text("interface")
+    if interface and mode == "none":
+        table.fail("mode", f'contradicts [hardware] interface = "{interface}"')
+    return NetworkSpec(mode=mode, interface=interface, netns_path=netns_path, dns=dns, mtu=mtu)
+
+
+def _is_address(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _workload(table: Table) -> WorkloadSpec:
+    command, args = table.texts("command"), table.texts("args")
+    if "command" in table and not command:
+        table.fail("command", "must not be empty", hint="leave it out to use the image's")
+    env = table.texts("env")
+    for item in env:
+        if problem := env_problem(item):
+            table.fail("env", problem)
+    workdir = table.text("workdir")
+    if workdir and not workdir.startswith("/"):
+        table.fail("workdir", "must be an absolute path in the container")
+    user = table.text("user")
+    if problem := user_problem(user):
+        table.fail("user", problem)
+    return WorkloadSpec(
+        command=command,
+        args=args,
+        env=env,
+        workdir=workdir,
+        user=user,
+        tty=table.boolean("tty", False),
+    )
+
+
+def ref_problem(ref: str) -> str:
+    """What is wrong with an image reference as such; empty when it can be looked up."""
+    if len(ref) > 512:
+        return "longer than 512 characters"
+    if not _REF.fullmatch(ref) or "//" in ref:
+        return 'is no image reference such as "docker.io/library/alpine:latest"'
+    return ""
+
+
+def env_problem(item: str) -> str:
+    return "" if _ENV.fullmatch(item) else f'"{item}" is not of the form NAME=value'
+
+
+def user_problem(user: str) -> str:
+    if not user or re.fullmatch(
+        r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", user
+    ):
+        return ""
+    return f'"{user}" is not of the form user, uid, user:group or uid:gid'
+
+
+def interfaces() -> list[str]:
+    """Names of this host's network interfaces."""
+    try:
+        return sorted(path.name for path in Path("/sys/class/net").iterdir() if path.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def _check_host(spec: SpawnSpec, hardware: Table, vm: Table) -> None:
+    if spec.network.interface and spec.network.mode in ("nat", "bridge"):
+        names = interfaces()
+        if spec.network.interface not in names:
+            usable = ", ".join(name for name in names if name != "lo") or "none but lo"
+            hardware.fail(
+                "interface",
+                "no such network interface on this host",
+                hint=f"interfaces here: {usable}; without the key the one with the default"
+                " route is taken",
+            )
+    if path := spec.hardware.kernel_path:
+        _check_file(hardware, "kernel", path)
+    if path := spec.hardware.drive_path:
+        _check_file(hardware, "drive", path)
+    if path := spec.hardware.initrd_path:
+        _check_file(vm, "initrd", path)
+
+
+def _check_file(table: Table, key: str, path: Path) -> None:
+    if not path.is_file():
+        table.fail(
+            key,
+            "is no regular file" if path.exists() else "no such file",
+            hint=f"leave {key} out to use the one of `hypercore guest build`",
+        )
+    try:
+        if key == "kernel":
+            from hypercore.guest import check_kernel
+
+            check_kernel(path)
+        elif key == "drive":
+            from hypercore.guest import check_drive
+
+            check_drive(path)
+    except HypercoreError as exc:
+        raise type(exc)(f"{table.where(key)}: {exc.message}", hint=exc.hint) from exc
