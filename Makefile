@@ -68,11 +68,11 @@ bench: build ## benchmarks; root
 	$(AS_ROOT) $(PY) -m benchmarks
 
 .PHONY: lint
-lint: build ## ruff, mypy --strict, stubs against the compiled rooms, cython-lint, protogen
+lint: build ## ruff, mypy --strict, the rooms' stubs, cython-lint, generated messages
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/cython-lint $(filter %.pyx %.pxd,$(NATIVE_SOURCES))
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cython-lint $(filter %.pyx %.pxd,$(NATIVE_SOURCES))
 	$(PY) scripts/protogen.py --check
 
 .PHONY: format
