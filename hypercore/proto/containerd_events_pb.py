@@ -1,0 +1,34 @@
+"""Generated from containerd_events.proto by scripts/protogen.py; do not edit."""
+
+from hypercore.proto import containerd_types_pb
+from hypercore.wire.codec import (
+    BOOL,
+    BYTES,
+    DOUBLE,
+    INT,
+    MAP,
+    MESSAGE,
+    OPTIONAL,
+    REPEATED,
+    SINGULAR,
+    STRING,
+    UINT,
+    Field,
+    Message,
+)
+
+
+class SubscribeRequest(Message):
+    __slots__ = (
+        "filters",
+    )
+    FIELDS = (
+        Field(1, "filters", STRING, REPEATED),
+    )
+
+
+class Events:
+    NAME = "containerd.services.events.v1.Events"
+    METHODS = {
+        "Subscribe": (SubscribeRequest, containerd_types_pb.Envelope),
+    }
