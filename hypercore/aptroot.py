@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hypercore import paths
@@ -59,7 +60,7 @@ def fetch(
     """
     wanted = sorted(set(packages))
     have = _read_record(into)
-    if have is not None and have["suite"] == suite and have["wanted"] == wanted:
+    if have is not None and (have.suite, have.wanted) == (suite, wanted):
         return
     if into.exists():
         raise AlreadyExists(
@@ -87,7 +88,7 @@ def fetch(
             name, version = _unpack(deb, tree)
             versions[name] = version
         progress(f"unpacked {len(debs)} packages")
-        record = {"suite": suite, "wanted": wanted, "versions": versions}
+        record = asdict(_Record(suite, wanted, versions))
         (tree / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
         tree.rename(into)
 
@@ -95,7 +96,7 @@ def fetch(
 def versions(directory: Path) -> dict[str, str]:
     """Versions by package name of a directory that `fetch` made; empty for any other."""
     record = _read_record(directory)
-    return record["versions"] if record else {}
+    return record.versions if record else {}
 
 
 def depends(package: str, *, suite: str, progress: Progress) -> tuple[str, ...]:
@@ -107,6 +108,15 @@ def depends(package: str, *, suite: str, progress: Progress) -> tuple[str, ...]:
             terms = line.removeprefix("Depends:").split(",")
             return tuple(term.split("|")[0].split("(")[0].strip() for term in terms)
     return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What an unpacked directory was made of."""
+
+    suite: str
+    wanted: list[str]
+    versions: dict[str, str]
 
 
 class _Apt:
@@ -255,12 +265,11 @@ def _dpkg(argv: Sequence[str]) -> str:
     return done.stdout
 
 
-def _read_record(directory: Path) -> dict[str, dict[str, str]] | None:
+def _read_record(directory: Path) -> _Record | None:
     try:
-        record: dict[str, dict[str, str]] = json.loads((directory / RECORD).read_text())
+        return _Record(**json.loads((directory / RECORD).read_text()))
     except FileNotFoundError:
         return None
-    return record
 
 
 def _reason(stderr: str) -> str:
