@@ -1,0 +1,106 @@
+"""What all tiers share: the tier rule, and the check that a test leaves nothing in this process.
+
+A tier is a directory below tests/. HYPERCORE_TIERS names those that this run promises (make sets
+it): a skip in a promised tier is a failure, because a tier that tests nothing looks like one that
+passes.
+"""
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+TESTS = Path(__file__).parent
+PROMISED_TIERS = frozenset(os.environ.get("HYPERCORE_TIERS", "").split())
+
+
+def tier_of(path: Path) -> str:
+    return path.relative_to(TESTS).parts[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and tier_of(item.path) in PROMISED_TIERS:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: skipped in a promised tier: {reason}"
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tiers first: a broken unit is seen before guests boot."""
+    order = {"unit": 0, "integration": 1, "functional": 2}
+    items.sort(key=lambda item: order.get(tier_of(item.path), 3))
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the listing's own descriptor
+            continue
+    return found
+
+
+def _children() -> set[int]:
+    pids: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        try:
+            pids.update(int(pid) for pid in path.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):  # a thread that ended
+            continue
+    return pids
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() or "zombie"
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
+
+
+def _is_grpc_poller(target: str) -> bool:
+    """gRPC's C core keeps its pollers for the life of the process."""
+    return "grpc" in sys.modules and target.startswith("anon_inode:[event")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _uvloop_globals() -> None:
+    """libuv makes one signal pipe for the whole process with its first loop: not a test's leak."""
+    uvloop.new_event_loop().close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_in_this_process() -> Iterator[None]:
+    """Fails a test that leaves a descriptor, a child (also a zombie) or a thread behind."""
+    descriptors, children, threads = _descriptors(), _children(), set(threading.enumerate())
+    yield
+    gc.collect()
+    left = [
+        f"fd {fd} -> {target}"
+        for fd, target in _descriptors().items()
+        if descriptors.get(fd) != target and not _is_grpc_poller(target)
+    ]
+    left += [f"child {pid}: {_command(pid)}" for pid in _children() - children]
+    left += [
+        f"thread {thread.name}"
+        for thread in threading.enumerate()
+        if thread not in threads and not thread.daemon
+    ]
+    assert not left, "left behind: " + "; ".join(left)
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """For tests that need root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
