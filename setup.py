@@ -13,8 +13,10 @@ from setuptools import Extension, setup
 
 ROOMS = [
     "hypercore/_blockio.pyx",
+    "hypercore/_inotify.pyx",
     "hypercore/_process.pyx",
     "hypercore/_tap.pyx",
+    "hypercore/_tsc.pyx",
     "hypercore/_vsock.pyx",
     "hypercore/wire/_frame.pyx",
 ]
@@ -39,6 +41,7 @@ def room(path: str) -> Extension:
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         define_macros=macros,
+        depends=[str(header) for header in sorted(Path(path).parent.glob("*.h"))],
     )
 
 
