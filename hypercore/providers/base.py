@@ -1,0 +1,192 @@
+"""What a provider is: our plug for one hypervisor. One file per hypervisor, no policy of its own.
+
+A microVM goes through these phases, ordered by microvm.py:
+
+    probe      does this VMM run guests on this host, and how
+    render     pure: a BootSpec in; argv, fds and files of each process out
+    start      the processes are spawned in order, then `configure` talks to a VMM with an API
+    running    the agent dials in; `pause` and `resume` where the feature is there
+    stop       `ask_to_stop`: the VMM is asked to end; microvm.py kills what does not
+
+What only one VMM can do is a `Feature`, not a method that others refuse.
+"""
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Flag, auto
+from pathlib import Path
+from typing import ClassVar
+
+from hypercore import paths
+from hypercore.config import HostConfig
+from hypercore.errors import InvalidArgument, Unavailable
+from hypercore.spec import Disk
+
+FIRST_FD = 3
+"""The child sees the fds of its VmmCommand from this number on, in order."""
+
+
+class Feature(Flag):
+    """What a VMM can do beyond running a guest to its end."""
+
+    NONE = 0
+    PAUSE = auto()
+    EMULATION = auto()
+    """runs guests where KVM does not"""
+    BZIMAGE = auto()
+    """boots a bzImage, not only a vmlinux"""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a provider found out about its VMM on this host."""
+
+    binary: Path
+    version: str
+    accelerator: str
+    """kvm or tcg"""
+    kvm_problem: str = ""
+    """why it is not kvm"""
+    vsock_helper: Path | None = None
+    """program that serves vsock over vhost-user; None: the kernel or the VMM itself does"""
+    tsc_khz: int = 0
+    """rate to tell a guest that cannot calibrate its clock; 0: it can"""
+
+
+@dataclass(frozen=True, slots=True)
+class BootSpec:
+    """One VM with every choice made."""
+
+    microvm_id: str
+    cores: int
+    memory_mib: int
+    kernel_path: Path
+    initrd_path: Path | None
+    cmdline: str
+    disks: tuple[Disk, ...]
+    """in the order the guest sees them, the agent's drive first"""
+    guest_mac: str
+    """empty: no network device"""
+    cid: int
+    paths: paths.MicroVMPaths
+    jail: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A file or directory that a confined process sees, at the path it has on the host."""
+
+    path: Path
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class VmmCommand:
+    """One process to spawn."""
+
+    role: str
+    """`vmm`, or the name of a helper; goes into the process record and into messages"""
+    argv: tuple[str, ...]
+    fds: tuple[str, ...] = ()
+    """names of the fds it inherits, as numbers from FIRST_FD: api, console, tap, disk0…"""
+    binds: tuple[Bind, ...] = ()
+    """beyond the system's programs and libraries"""
+    devices: tuple[Path, ...] = ()
+    sockets: tuple[Path, ...] = ()
+    """made by the process; once all are there the next process may start"""
+    memory_mib: int = 0
+    """most it may use, for its cgroup"""
+
+
+@dataclass(frozen=True, slots=True)
+class VmmPlan:
+    """What to start for one VM: helpers first, the VMM last."""
+
+    commands: tuple[VmmCommand, ...]
+    kernel_vsock: bool
+    """reach the guest by AF_VSOCK and its CID; else by the hybrid socket in its state dir"""
+
+
+class Provider(ABC):
+    """See the module's docstring. Providers hold no state."""
+
+    name: ClassVar[str]
+    features: ClassVar[Feature]
+    poweroff: ClassVar[str]
+    """what the agent does to end the VM: poweroff or reboot"""
+
+    @abstractmethod
+    def probe(self, config: HostConfig) -> Probe:
+        """Prove that guests run here. Blocks up to a second the first time after a boot.
+
+        Raises:
+            Unavailable: they do not; the message says why, the hint what to do.
+        """
+
+    @abstractmethod
+    def boot_parameters(self, probe: Probe) -> tuple[tuple[str, str | None], ...]:
+        """Kernel parameters this VMM needs, in order."""
+
+    @abstractmethod
+    def render(self, boot: BootSpec, probe: Probe) -> VmmPlan:
+        """The processes of one VM. Pure."""
+
+    async def configure(self, boot: BootSpec, deadline: float) -> None:
+        """Tell a VMM with an API what to boot, by `deadline` of the loop's clock.
+
+        VMMs that read it all from their command line need nothing here.
+        """
+        return None
+
+    @abstractmethod
+    async def ask_to_stop(self, boot: BootSpec, deadline: float) -> None:
+        """Have the VMM flush its disks and end. Returns when it was asked, not when it ended."""
+
+    @abstractmethod
+    async def pause(self, boot: BootSpec, deadline: float) -> None:
+        """Stop all vCPUs. Only with Feature.PAUSE."""
+
+    @abstractmethod
+    async def resume(self, boot: BootSpec, deadline: float) -> None:
+        """Inverse of pause."""
+
+
+def find_binary(config: HostConfig, name: str, *programs: str) -> Path | None:
+    """The program called `name` in the configuration: from there, from PATH, from our tools.
+
+    Raises:
+        InvalidArgument: the configured path is no executable file.
+    """
+    configured = config.binaries.get(name)
+    if configured is not None:
+        if not (configured.is_file() and os.access(configured, os.X_OK)):
+            raise InvalidArgument(
+                f"[binaries] {name} = {str(configured)!r} is not an executable file",
+                hint=f"correct or remove the key in {paths.config_file()}",
+            )
+        return configured
+    tools = paths.tools_dir()
+    search = os.pathsep.join(
+        [
+            os.environ.get("PATH", os.defpath),
+            "/usr/local/bin:/usr/bin",
+            *(str(tools / sub) for sub in ("bin", "usr/bin", f"{name}/usr/bin", f"{name}/bin")),
+        ]
+    )
+    for program in programs or (name,):
+        if found := shutil.which(program, path=search):
+            return Path(found).absolute()
+    return None
+
+
+def require_binary(config: HostConfig, name: str, *programs: str, hint: str) -> Path:
+    """As find_binary, but raises Unavailable with `hint` when there is none."""
+    found = find_binary(config, name, *programs)
+    if found is None:
+        wanted = " or ".join(programs or (name,))
+        raise Unavailable(
+            f"{wanted} is not installed: not in PATH nor {paths.tools_dir()}", hint=hint
+        )
+    return found
