@@ -44,6 +44,30 @@ def containerd_socket() -> Path:
     return Path(override) if override else run_dir() / "containerd.sock"
 
 
+def containerd_config() -> Path:
+    """Rendered at each start of our containerd; its argv names this file and no other's does."""
+    return data_dir() / "containerd.toml"
+
+
+def containerd_log() -> Path:
+    return data_dir() / "containerd.log"
+
+
+def containerd_record() -> Path:
+    """Pid and start time of our containerd."""
+    return run_dir() / "containerd.pid"
+
+
+def containerd_lock() -> Path:
+    """Held while our containerd is started or stopped."""
+    return run_dir() / "containerd.lock"
+
+
+def containerd_notify() -> Path:
+    """Datagram socket on which a starting containerd says that it serves (sd_notify)."""
+    return run_dir() / "containerd.notify"
+
+
 def blockfile_dir() -> Path:
     return data_dir() / "blockfile"
 
@@ -144,8 +168,11 @@ class MicroVMPaths:
 
 
 def slots_dir() -> Path:
-    """One file per running microVM; its number gives addresses, uid and CID."""
-    return run_dir() / "slots"
+    """One link per running microVM; its number gives addresses, uid and CID.
+
+    Those exist once per host, so all instances share it wherever their run directories are.
+    """
+    return Path(os.environ.get("HYPERCORE_SLOTS_DIR") or "/run/hypercore/slots")
 
 
 def shim_dir() -> Path:
