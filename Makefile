@@ -10,7 +10,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo,)
 # A promised tier fails where it would skip (tests/conftest.py).
 pytest = env HYPERCORE_TIERS="$(1)" $(PY) -m pytest $(PYTEST_ARGS) $(addprefix tests/,$(1))
 
-NATIVE_SOURCES := setup.py $(wildcard hypercore/*.pyx hypercore/*.pxd hypercore/wire/*.pyx hypercore/wire/*.pxd hypercore/shim/*.c)
+NATIVE_SOURCES := setup.py $(wildcard hypercore/*.pyx hypercore/*.pxd hypercore/wire/*.pyx hypercore/wire/*.pxd hypercore/*.h hypercore/shim/*.c)
 NATIVE_STAMP := $(VENV)/.built$(if $(HYPERCORE_DEBUG),-debug)$(if $(HYPERCORE_SANITIZE),-$(HYPERCORE_SANITIZE))
 
 .PHONY: help
@@ -22,13 +22,26 @@ venv:
 	@scripts/setup.sh
 
 .PHONY: build
-build: venv $(NATIVE_STAMP) ## virtual environment, Cython rooms, launcher
+build: venv $(NATIVE_STAMP) launcher ## virtual environment, Cython rooms, launcher
+
+LAUNCHER_NAMES := containerd-shim-hypercore-v1 containerd-shim-hypercore-example
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: launcher
+launcher: bin/hypercore ## the static binary behind bin/hypercore and the shims
+
+# Its time of change is the build id of the shim server: newer code gets a server of its own.
+bin/hypercore: hypercore/shim/launcher.c $(shell find hypercore -name '*.py') $(NATIVE_STAMP)
+	@mkdir -p bin
+	@$(CC) -static -Os -std=gnu11 -Wall -Wextra -DHYPERCORE_VERSION='"$(VERSION)"' -o $@.new $<
+	@mv $@.new $@
+	@for name in $(LAUNCHER_NAMES); do ln -sf hypercore bin/$$name; done
 
 .PHONY: ext
-ext: $(NATIVE_STAMP) ## only what is compiled: Cython rooms, launcher (one builder at a time)
+ext: $(NATIVE_STAMP) ## only the Cython rooms (one builder at a time)
 
 $(NATIVE_STAMP): $(NATIVE_SOURCES) | $(PY)
-	@echo "build: Cython rooms and launcher"
+	@echo "build: Cython rooms"
 	@flock $(VENV)/.build-lock $(PY) setup.py -q build_ext --inplace
 	@touch $@
 
