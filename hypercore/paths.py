@@ -175,6 +175,11 @@ def slots_dir() -> Path:
     return Path(os.environ.get("HYPERCORE_SLOTS_DIR") or "/run/hypercore/slots")
 
 
+def host_settings() -> Path:
+    """Kernel settings that were changed, with their old values; one for all instances."""
+    return slots_dir().parent / "host-settings"
+
+
 def shim_dir() -> Path:
     return run_dir() / "shim"
 

@@ -1,0 +1,609 @@
+/* Netlink messages in one bounded buffer, sent in one system call, answers read back.
+ *
+ * For _tap.pyx only. No policy: callers say which attributes and which values. Functions that
+ * talk to the kernel return >= 0 or -errno and touch no Python object. A message that does not
+ * fit marks the buffer as overflown, and nl_send then fails with -EMSGSIZE: nothing is cut.
+ */
+#ifndef HYPERCORE_NETLINK_H
+#define HYPERCORE_NETLINK_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <linux/if_ether.h>
+#include <linux/if_link.h>
+#include <linux/if_tun.h>
+#include <linux/ip.h>
+#include <linux/neighbour.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netlink.h>
+#include <linux/pkt_cls.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
+#include <linux/tc_act/tc_mirred.h>
+
+#define HC_NEST_MAX 8
+#define HC_NOTE_SIZE 128
+#define HC_VNET_HDR_SIZE 12 /* struct virtio_net_hdr_v1, what virtio 1.0 devices speak */
+
+struct hc_nl {
+    char *buf;
+    size_t cap, len;   /* len: end of the last finished message */
+    size_t cur;        /* start of the message being built */
+    size_t nest[HC_NEST_MAX];
+    int depth, overflow;
+    uint32_t seq;
+    char note[HC_NOTE_SIZE]; /* the kernel's own words about the first error */
+};
+
+static void nl_init(struct hc_nl *n, char *buf, size_t cap)
+{
+    memset(n, 0, sizeof *n);
+    n->buf = buf;
+    n->cap = cap;
+}
+
+static void *nl_reserve(struct hc_nl *n, size_t at, size_t size)
+{
+    if (n->overflow || at > n->cap || size > n->cap - at) {
+        n->overflow = 1;
+        return NULL;
+    }
+    memset(n->buf + at, 0, size);
+    return n->buf + at;
+}
+
+static struct nlmsghdr *nl_current(struct hc_nl *n)
+{
+    return (struct nlmsghdr *)(n->buf + n->cur);
+}
+
+static void nl_begin(struct hc_nl *n, int type, int flags, const void *body, size_t size)
+{
+    struct nlmsghdr *h = nl_reserve(n, n->len, NLMSG_SPACE(size));
+    n->cur = n->len;
+    n->depth = 0;
+    n->seq++;
+    if (!h)
+        return;
+    h->nlmsg_type = type;
+    h->nlmsg_flags = NLM_F_REQUEST | flags;
+    h->nlmsg_seq = n->seq;
+    h->nlmsg_len = NLMSG_SPACE(size);
+    memcpy(NLMSG_DATA(h), body, size);
+}
+
+static void nl_attr(struct hc_nl *n, int type, const void *data, size_t size)
+{
+    struct rtattr *a;
+    size_t at;
+    if (n->overflow)
+        return;
+    at = n->cur + nl_current(n)->nlmsg_len;
+    a = nl_reserve(n, at, RTA_SPACE(size));
+    if (!a)
+        return;
+    a->rta_type = type;
+    a->rta_len = RTA_LENGTH(size);
+    if (size)
+        memcpy(RTA_DATA(a), data, size);
+    nl_current(n)->nlmsg_len += RTA_SPACE(size);
+}
+
+static void nl_attr_u32(struct hc_nl *n, int type, uint32_t value)
+{
+    nl_attr(n, type, &value, sizeof value);
+}
+
+static void nl_attr_str(struct hc_nl *n, int type, const char *text)
+{
+    nl_attr(n, type, text, strlen(text) + 1);
+}
+
+static void nl_nest(struct hc_nl *n, int type)
+{
+    if (n->depth >= HC_NEST_MAX)
+        n->overflow = 1;
+    if (n->overflow)
+        return;
+    n->nest[n->depth++] = n->cur + nl_current(n)->nlmsg_len;
+    nl_attr(n, type, NULL, 0);
+}
+
+static void nl_unnest(struct hc_nl *n)
+{
+    struct rtattr *a;
+    if (n->overflow)
+        return;
+    a = (struct rtattr *)(n->buf + n->nest[--n->depth]);
+    a->rta_len = n->cur + nl_current(n)->nlmsg_len - n->nest[n->depth];
+}
+
+static void nl_end(struct hc_nl *n)
+{
+    if (!n->overflow)
+        n->len = n->cur + NLMSG_ALIGN(nl_current(n)->nlmsg_len);
+}
+
+/* -- talking to the kernel -- */
+
+static int nl_open(int protocol)
+{
+    struct sockaddr_nl address = {.nl_family = AF_NETLINK};
+    int one = 1, err;
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
+    if (fd < 0)
+        return -errno;
+    setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &one, sizeof one);
+    setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &one, sizeof one);
+    /* Dumps then honour their filters instead of ignoring what they do not know. */
+    setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, &one, sizeof one);
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0) {
+        err = errno;
+        close(fd);
+        return -err;
+    }
+    return fd;
+}
+
+static int nl_send(struct hc_nl *n, int fd)
+{
+    /* The kernel takes netlink messages up to the socket's send buffer; big batches need more. */
+    int size = (int)n->len + 4096;
+    if (n->overflow)
+        return -EMSGSIZE;
+    if (size > 200000)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size);
+    while (send(fd, n->buf, n->len, 0) < 0)
+        if (errno != EINTR)
+            return -errno;
+    return 0;
+}
+
+static void nl_note(struct hc_nl *n, const struct nlmsghdr *h)
+{
+    const struct nlmsgerr *e = NLMSG_DATA(h);
+    size_t at = NLMSG_LENGTH(sizeof *e);
+    if (!(h->nlmsg_flags & NLM_F_ACK_TLVS))
+        return;
+    if (!(h->nlmsg_flags & NLM_F_CAPPED))
+        at += NLMSG_ALIGN(e->msg.nlmsg_len) - sizeof(struct nlmsghdr);
+    while (at + sizeof(struct rtattr) <= h->nlmsg_len) {
+        const struct rtattr *a = (const struct rtattr *)((const char *)h + at);
+        if (a->rta_len < sizeof *a || at + a->rta_len > h->nlmsg_len)
+            return;
+        if ((a->rta_type & NLA_TYPE_MASK) == NLMSGERR_ATTR_MSG) {
+            size_t size = RTA_PAYLOAD(a);
+            if (size >= HC_NOTE_SIZE)
+                size = HC_NOTE_SIZE - 1;
+            memcpy(n->note, RTA_DATA(a), size);
+            n->note[size] = 0;
+        }
+        at += RTA_ALIGN(a->rta_len);
+    }
+}
+
+/* rtnetlink and nfnetlink work inside send(): the answers wait in our socket when it returns, so
+ * reading until the socket is empty sees all of them, however many messages were refused. */
+static int nl_answers(struct hc_nl *n, int fd)
+{
+    union { struct nlmsghdr h; char bytes[16384]; } in;
+    int first = 0, acks = 0;
+    for (;;) {
+        struct nlmsghdr *h = &in.h;
+        ssize_t got = recv(fd, &in, sizeof in, MSG_DONTWAIT);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && errno == EAGAIN)
+            break;
+        if (got < 0)
+            return -errno;
+        for (; NLMSG_OK(h, got); h = NLMSG_NEXT(h, got)) {
+            int err;
+            if (h->nlmsg_type != NLMSG_ERROR)
+                continue;
+            err = ((struct nlmsgerr *)NLMSG_DATA(h))->error;
+            acks++;
+            if (err && !first) {
+                first = err;
+                nl_note(n, h);
+            }
+        }
+    }
+    if (first)
+        return first;
+    return acks ? 0 : -EPROTO;
+}
+
+static int nl_commit(struct hc_nl *n, int fd)
+{
+    int err = nl_send(n, fd);
+    return err < 0 ? err : nl_answers(n, fd);
+}
+
+/* -- sockets and the TUN device of another network namespace --
+ *
+ * Both belong to the namespace of the thread that opens them. A thread of its own enters it and
+ * ends, so that no other code can ever run in the wrong namespace. */
+
+struct hc_open {
+    int netns_fd, protocol, want_tun;
+    int nl_fd, tun_fd, err;
+};
+
+static void open_here(struct hc_open *o)
+{
+    o->nl_fd = nl_open(o->protocol);
+    if (o->nl_fd < 0) {
+        o->err = o->nl_fd;
+        return;
+    }
+    if (!o->want_tun)
+        return;
+    o->tun_fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    if (o->tun_fd < 0) {
+        o->err = -errno;
+        close(o->nl_fd);
+        o->nl_fd = -1;
+    }
+}
+
+static void *open_there(void *arg)
+{
+    struct hc_open *o = arg;
+    if (setns(o->netns_fd, CLONE_NEWNET) < 0)
+        o->err = -errno;
+    else
+        open_here(o);
+    return NULL;
+}
+
+static int open_sockets(struct hc_open *o, int netns_fd, int protocol, int want_tun)
+{
+    pthread_t thread;
+    int err;
+    o->netns_fd = netns_fd;
+    o->protocol = protocol;
+    o->want_tun = want_tun;
+    o->nl_fd = o->tun_fd = -1;
+    o->err = 0;
+    if (netns_fd < 0) {
+        open_here(o);
+        return o->err;
+    }
+    err = pthread_create(&thread, NULL, open_there, o);
+    if (err)
+        return -err;
+    pthread_join(thread, NULL);
+    return o->err;
+}
+
+/* -- links -- */
+
+static void link_begin(struct hc_nl *n, int ifindex, unsigned set_flags)
+{
+    struct ifinfomsg i = {.ifi_family = AF_UNSPEC, .ifi_index = ifindex,
+                          .ifi_change = set_flags, .ifi_flags = set_flags};
+    nl_begin(n, RTM_NEWLINK, NLM_F_ACK, &i, sizeof i);
+}
+
+/* No IPv6 link-local address of the host's own (37 % of the cost of "up" at 1000 devices). It has
+ * to come in a message before the one that sets IFF_UP. */
+static void link_no_address_generation(struct hc_nl *n)
+{
+    uint8_t none = 1; /* IN6_ADDR_GEN_MODE_NONE */
+    nl_nest(n, AF_INET6);
+    nl_attr(n, IFLA_INET6_ADDR_GEN_MODE, &none, sizeof none);
+    nl_unnest(n);
+}
+
+/* The device forwards, accepts only sources that are routed to it, and answers ARP only for its
+ * own address, so that a guest cannot ask which addresses the host has elsewhere. */
+static void link_routed(struct hc_nl *n)
+{
+    nl_nest(n, AF_INET);
+    nl_nest(n, IFLA_INET_CONF);
+    nl_attr_u32(n, IPV4_DEVCONF_FORWARDING, 1);
+    nl_attr_u32(n, IPV4_DEVCONF_RP_FILTER, 1);
+    nl_attr_u32(n, IPV4_DEVCONF_ARP_IGNORE, 2);
+    nl_attr_u32(n, IPV4_DEVCONF_ACCEPT_REDIRECTS, 0);
+    nl_attr_u32(n, IPV4_DEVCONF_SEND_REDIRECTS, 0);
+    nl_unnest(n);
+    nl_unnest(n);
+}
+
+static void address_add(struct hc_nl *n, int ifindex, int family, const void *address, int prefix)
+{
+    struct ifaddrmsg a = {.ifa_family = family, .ifa_prefixlen = prefix, .ifa_index = ifindex,
+                          .ifa_flags = family == AF_INET6 ? IFA_F_NODAD : 0};
+    size_t size = family == AF_INET6 ? 16 : 4;
+    nl_begin(n, RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &a, sizeof a);
+    nl_attr(n, IFA_LOCAL, address, size);
+    nl_attr(n, IFA_ADDRESS, address, size);
+    nl_end(n);
+}
+
+static void neighbour_add(struct hc_nl *n, int ifindex, int family, const void *address,
+                          const void *mac)
+{
+    struct ndmsg d = {.ndm_family = family, .ndm_ifindex = ifindex, .ndm_state = NUD_PERMANENT};
+    nl_begin(n, RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &d, sizeof d);
+    nl_attr(n, NDA_DST, address, family == AF_INET6 ? 16 : 4);
+    nl_attr(n, NDA_LLADDR, mac, ETH_ALEN);
+    nl_end(n);
+}
+
+static void link_delete(struct hc_nl *n, int ifindex, uint32_t group)
+{
+    struct ifinfomsg i = {.ifi_family = AF_UNSPEC, .ifi_index = ifindex};
+    nl_begin(n, RTM_DELLINK, NLM_F_ACK, &i, sizeof i);
+    if (!ifindex)
+        nl_attr_u32(n, IFLA_GROUP, group);
+    nl_end(n);
+}
+
+static void ingress_add(struct hc_nl *n, int ifindex)
+{
+    struct tcmsg t = {.tcm_family = AF_UNSPEC, .tcm_ifindex = ifindex,
+                      .tcm_handle = TC_H_MAKE(TC_H_INGRESS, 0), .tcm_parent = TC_H_INGRESS};
+    nl_begin(n, RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &t, sizeof t);
+    nl_attr_str(n, TCA_KIND, "ingress");
+    nl_end(n);
+}
+
+/* All that comes in on `from` leaves on `to`. u32 with one key that always matches: cls_matchall
+ * is missing on small kernels. */
+static void redirect_add(struct hc_nl *n, int from, int to)
+{
+    struct tcmsg t = {.tcm_family = AF_UNSPEC, .tcm_ifindex = from,
+                      .tcm_parent = TC_H_MAKE(TC_H_INGRESS, 0),
+                      .tcm_info = TC_H_MAKE(1 << 16, htons(ETH_P_ALL))};
+    struct { struct tc_u32_sel sel; struct tc_u32_key key; } all;
+    struct tc_mirred m = {.action = TC_ACT_STOLEN, .eaction = TCA_EGRESS_REDIR, .ifindex = to};
+    memset(&all, 0, sizeof all);
+    all.sel.nkeys = 1;
+    all.sel.flags = TC_U32_TERMINAL;
+    nl_begin(n, RTM_NEWTFILTER, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &t, sizeof t);
+    nl_attr_str(n, TCA_KIND, "u32");
+    nl_nest(n, TCA_OPTIONS);
+    nl_attr(n, TCA_U32_SEL, &all, sizeof all);
+    nl_nest(n, TCA_U32_ACT);
+    nl_nest(n, 1);
+    nl_attr_str(n, TCA_ACT_KIND, "mirred");
+    nl_nest(n, TCA_ACT_OPTIONS);
+    nl_attr(n, TCA_MIRRED_PARMS, &m, sizeof m);
+    nl_unnest(n);
+    nl_unnest(n);
+    nl_unnest(n);
+    nl_unnest(n);
+    nl_end(n);
+}
+
+/* -- TAP -- */
+
+struct hc_tap {
+    const char *name;           /* <= 15 bytes */
+    const char *alias;          /* <= 255 bytes, may be empty */
+    uint32_t group, mtu;
+    int owner, persist, master, redirect_to, netns_fd;
+    const void *mac;            /* of the host's side; NULL: the kernel's choice */
+    const void *address4, *address6, *neighbour4, *neighbour6, *neighbour_mac;
+    int prefix4, prefix6;
+    int ifindex;                /* out */
+    char note[HC_NOTE_SIZE];    /* out */
+};
+
+static void tap_messages(struct hc_nl *n, const struct hc_tap *t)
+{
+    link_begin(n, t->ifindex, 0);
+    nl_attr_u32(n, IFLA_GROUP, t->group);
+    if (t->alias[0])
+        nl_attr(n, IFLA_IFALIAS, t->alias, strlen(t->alias));
+    if (t->mtu)
+        nl_attr_u32(n, IFLA_MTU, t->mtu);
+    if (t->mac)
+        nl_attr(n, IFLA_ADDRESS, t->mac, ETH_ALEN);
+    nl_nest(n, IFLA_AF_SPEC);
+    link_no_address_generation(n);
+    if (t->address4)
+        link_routed(n);
+    nl_unnest(n);
+    nl_end(n);
+    if (t->address4)
+        address_add(n, t->ifindex, AF_INET, t->address4, t->prefix4);
+    if (t->address6)
+        address_add(n, t->ifindex, AF_INET6, t->address6, t->prefix6);
+    if (t->master) {
+        link_begin(n, t->ifindex, 0);
+        nl_attr_u32(n, IFLA_MASTER, t->master);
+        nl_end(n);
+    }
+    if (t->redirect_to) {
+        ingress_add(n, t->ifindex);
+        redirect_add(n, t->ifindex, t->redirect_to);
+        ingress_add(n, t->redirect_to);
+        redirect_add(n, t->redirect_to, t->ifindex);
+    }
+    link_begin(n, t->ifindex, IFF_UP);
+    nl_end(n);
+    /* A device that is down forgets its neighbours, so these come last. */
+    if (t->neighbour4)
+        neighbour_add(n, t->ifindex, AF_INET, t->neighbour4, t->neighbour_mac);
+    if (t->neighbour6)
+        neighbour_add(n, t->ifindex, AF_INET6, t->neighbour6, t->neighbour_mac);
+}
+
+static int tap_index(int nl_fd, const char *name)
+{
+    struct ifreq r;
+    memset(&r, 0, sizeof r);
+    strncpy(r.ifr_name, name, IFNAMSIZ - 1);
+    return ioctl(nl_fd, SIOCGIFINDEX, &r) < 0 ? -errno : r.ifr_ifindex;
+}
+
+static int tap_open(int tun_fd, const struct hc_tap *t)
+{
+    int header = HC_VNET_HDR_SIZE;
+    struct ifreq r;
+    memset(&r, 0, sizeof r);
+    strncpy(r.ifr_name, t->name, IFNAMSIZ - 1);
+    r.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL;
+    if (ioctl(tun_fd, TUNSETIFF, &r) < 0)
+        return -errno;
+    if (ioctl(tun_fd, TUNSETVNETHDRSZ, &header) < 0)
+        return -errno;
+    if (t->owner >= 0 && ioctl(tun_fd, TUNSETOWNER, (unsigned long)t->owner) < 0)
+        return -errno;
+    return 0;
+}
+
+/* fd of a new TAP that is up and configured, or -errno and nothing is left. */
+static int tap_create(struct hc_tap *t)
+{
+    union { struct nlmsghdr align; char bytes[4096]; } out;
+    struct hc_open o;
+    struct hc_nl n;
+    int err = open_sockets(&o, t->netns_fd, NETLINK_ROUTE, 1);
+    if (err < 0)
+        return err;
+    err = tap_open(o.tun_fd, t);
+    if (!err) {
+        t->ifindex = tap_index(o.nl_fd, t->name);
+        err = t->ifindex < 0 ? t->ifindex : 0;
+    }
+    if (!err) {
+        nl_init(&n, out.bytes, sizeof out);
+        tap_messages(&n, t);
+        err = nl_commit(&n, o.nl_fd);
+        memcpy(t->note, n.note, sizeof t->note);
+    }
+    if (!err && t->persist && ioctl(o.tun_fd, TUNSETPERSIST, 1UL) < 0)
+        err = -errno;
+    close(o.nl_fd);
+    if (!err)
+        return o.tun_fd;
+    close(o.tun_fd);
+    return err;
+}
+
+/* -- nf_tables -- */
+
+static void nft_begin(struct hc_nl *n, int type, int flags, int family)
+{
+    struct nfgenmsg g = {.nfgen_family = family, .version = NFNETLINK_V0};
+    nl_begin(n, NFNL_SUBSYS_NFTABLES << 8 | type, flags, &g, sizeof g);
+}
+
+static void nft_batch(struct hc_nl *n, int type)
+{
+    struct nfgenmsg g = {.nfgen_family = AF_UNSPEC, .version = NFNETLINK_V0,
+                         .res_id = htons(NFNL_SUBSYS_NFTABLES)};
+    nl_begin(n, type, 0, &g, sizeof g);
+    nl_end(n);
+}
+
+static void nft_value(struct hc_nl *n, int type, const void *data, size_t size)
+{
+    nl_nest(n, type | NLA_F_NESTED);
+    nl_attr(n, NFTA_DATA_VALUE, data, size);
+    nl_unnest(n);
+}
+
+static void nft_element(struct hc_nl *n, int add, int ack, int family, const char *table,
+                        const char *set, const void *key, size_t key_size, const void *data,
+                        size_t data_size, const void *userdata, size_t userdata_size)
+{
+    int flags = (ack ? NLM_F_ACK : 0) | (add ? NLM_F_CREATE : 0);
+    nft_begin(n, add ? NFT_MSG_NEWSETELEM : NFT_MSG_DELSETELEM, flags, family);
+    nl_attr_str(n, NFTA_SET_ELEM_LIST_TABLE, table);
+    nl_attr_str(n, NFTA_SET_ELEM_LIST_SET, set);
+    nl_nest(n, NFTA_SET_ELEM_LIST_ELEMENTS | NLA_F_NESTED);
+    nl_nest(n, NFTA_LIST_ELEM | NLA_F_NESTED);
+    nft_value(n, NFTA_SET_ELEM_KEY, key, key_size);
+    if (data)
+        nft_value(n, NFTA_SET_ELEM_DATA, data, data_size);
+    if (add && userdata_size)
+        nl_attr(n, NFTA_SET_ELEM_USERDATA, userdata, userdata_size);
+    nl_unnest(n);
+    nl_unnest(n);
+    nl_end(n);
+}
+
+/* -- any request, answers collected -- */
+
+/* Send `size` bytes of ready messages and collect what is not an acknowledgement.
+ *
+ * With `dump` reads until NLMSG_DONE; -EINTR says that the table changed meanwhile and the dump
+ * may be torn. *reply is malloc'ed; the caller frees it. */
+static int nl_transact(int fd, const char *request, size_t size, int dump, char **reply,
+                       size_t *reply_size, char *note)
+{
+    struct hc_nl n;
+    size_t cap = 0;
+    union { struct nlmsghdr h; char bytes[65536]; } in;
+    int err, torn = 0;
+    *reply = NULL;
+    *reply_size = 0;
+    nl_init(&n, (char *)request, size);
+    n.len = size;
+    err = nl_send(&n, fd);
+    while (err >= 0) {
+        struct nlmsghdr *h = &in.h;
+        ssize_t got = recv(fd, &in, sizeof in, dump ? 0 : MSG_DONTWAIT);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            if (errno != EAGAIN || dump)
+                err = -errno;
+            break;
+        }
+        for (; NLMSG_OK(h, got); h = NLMSG_NEXT(h, got)) {
+            size_t need = NLMSG_ALIGN(h->nlmsg_len);
+            torn |= h->nlmsg_flags & NLM_F_DUMP_INTR;
+            if (h->nlmsg_type == NLMSG_DONE) {
+                int status = h->nlmsg_len >= NLMSG_LENGTH(sizeof(int)) ? *(int *)NLMSG_DATA(h) : 0;
+                err = status < 0 ? status : torn ? -EINTR : err;
+                goto done;
+            }
+            if (h->nlmsg_type == NLMSG_ERROR) {
+                int status = ((struct nlmsgerr *)NLMSG_DATA(h))->error;
+                if (status && err >= 0) {
+                    err = status;
+                    nl_note(&n, h);
+                }
+                if (dump)
+                    goto done;
+                continue;
+            }
+            if (*reply_size + need > cap) {
+                char *bigger = realloc(*reply, cap = 2 * (*reply_size + need));
+                if (!bigger) {
+                    err = -ENOMEM;
+                    goto done;
+                }
+                *reply = bigger;
+            }
+            memcpy(*reply + *reply_size, h, need);
+            *reply_size += need;
+        }
+    }
+done:
+    memcpy(note, n.note, HC_NOTE_SIZE);
+    return err;
+}
+
+#endif

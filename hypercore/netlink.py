@@ -1,0 +1,220 @@
+"""Netlink messages built and read in Python, and the few rtnetlink questions we ask.
+
+For what is asked a handful of times per VM or once per host; what is on the hot path is built in
+_tap.pyx. No pyroute2: its import costs 180 ms.
+"""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hypercore import _tap
+
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+
+REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+CREATE, EXCL, REPLACE = 0x400, 0x200, 0x100
+
+RTM_NEWLINK, RTM_GETLINK = 16, 18
+RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+
+_NESTED = 0x8000
+_TYPE_MASK = 0x3FFF
+_DUMP_TRIES = 100
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER = 1, 3, 4, 10
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_EXT_MASK = 18, 20, 27, 29
+IFLA_INFO_KIND = 1
+_RTEXT_FILTER_SKIP_STATS = 1 << 3
+
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH = 1, 4, 5, 6, 7, 9
+_RTN_UNICAST = 1
+_RTM_F_FIB_MATCH = 0x2000
+
+
+def attr(kind: int, value: bytes) -> bytes:
+    """One attribute, padded to 4 bytes."""
+    return struct.pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
+
+
+def nest(kind: int, *attrs: bytes) -> bytes:
+    return attr(kind | _NESTED, b"".join(attrs))
+
+
+def text(kind: int, value: str) -> bytes:
+    return attr(kind, value.encode() + b"\0")
+
+
+def message(kind: int, flags: int, body: bytes, *attrs: bytes) -> bytes:
+    payload = body + bytes(-len(body) % 4) + b"".join(attrs)
+    return struct.pack("=IHHII", len(payload) + 16, kind, REQUEST | flags, 0, 0) + payload
+
+
+def messages(reply: bytes) -> Iterator[tuple[int, bytes]]:
+    """(type, payload) of each message of an answer."""
+    offset = 0
+    while offset + 16 <= len(reply):
+        length, kind = struct.unpack_from("=IH", reply, offset)
+        if length < 16:
+            return
+        yield kind, reply[offset + 16 : offset + length]
+        offset += length + (-length % 4)
+
+
+def attrs(payload: bytes, offset: int = 0) -> dict[int, bytes]:
+    """Attributes of `payload` from `offset` on; of a repeated one the last."""
+    return dict(each_attr(payload, offset))
+
+
+def each_attr(payload: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    while offset + 4 <= len(payload):
+        length, kind = struct.unpack_from("=HH", payload, offset)
+        if length < 4:
+            return
+        yield kind & _TYPE_MASK, payload[offset + 4 : offset + length]
+        offset += length + (-length % 4)
+
+
+def dump(protocol: int, request: bytes, *, netns_fd: int = -1) -> list[tuple[int, bytes]]:
+    """A complete listing; listed again when it changed under our hands."""
+    for _ in range(_DUMP_TRIES):
+        try:
+            return list(messages(_tap.transact(protocol, request, dump=True, netns_fd=netns_fd)))
+        except OSError as exc:
+            if exc.errno != errno.EINTR:
+                raise
+    raise OSError(errno.EINTR, f"netlink listing changed {_DUMP_TRIES} times while being read")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device as the kernel shows it."""
+
+    ifindex: int
+    name: str
+    mtu: int
+    mac: bytes
+    flags: int
+    group: int = 0
+    master: int = 0
+    alias: str = ""
+    kind: str = ""
+
+
+def _link(payload: bytes) -> Link:
+    ifindex, flags = struct.unpack_from("=iI", payload, 4)
+    found = attrs(payload, 16)
+
+    def number(kind: int) -> int:
+        return int.from_bytes(found.get(kind, b""), "little")
+
+    info = attrs(found.get(IFLA_LINKINFO, b""))
+    return Link(
+        ifindex=ifindex,
+        name=_string(found.get(IFLA_IFNAME, b"")),
+        mtu=number(IFLA_MTU),
+        mac=found.get(IFLA_ADDRESS, b""),
+        flags=flags,
+        group=number(IFLA_GROUP),
+        master=number(IFLA_MASTER),
+        alias=_string(found.get(IFLA_IFALIAS, b"")),
+        kind=_string(info.get(IFLA_INFO_KIND, b"")),
+    )
+
+
+def _string(value: bytes) -> str:
+    return value.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def _skip_stats() -> bytes:
+    return attr(IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
+
+
+def link(name: str, *, netns_fd: int = -1) -> Link | None:
+    """The link of that name, or None."""
+    encoded = name.encode()
+    if not 0 < len(encoded) <= 15:
+        return None
+    request = message(RTM_GETLINK, 0, bytes(16), attr(IFLA_IFNAME, encoded + b"\0"), _skip_stats())
+    try:
+        reply = _tap.transact(NETLINK_ROUTE, request, netns_fd=netns_fd)
+    except OSError as exc:
+        if exc.errno != errno.ENODEV:
+            raise
+        return None
+    return next(_link(payload) for _, payload in messages(reply))
+
+
+def links(*, netns_fd: int = -1) -> list[Link]:
+    request = message(RTM_GETLINK, DUMP, bytes(16), _skip_stats())
+    return [_link(payload) for _, payload in dump(NETLINK_ROUTE, request, netns_fd=netns_fd)]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An entry of the routing tables, or what they say about one destination."""
+
+    destination: bytes
+    """empty: any"""
+    prefix_length: int
+    ifindex: int
+    gateway: bytes
+    source: bytes
+    """address the host would send from"""
+    metric: int
+    is_unicast: bool
+    """leads to a link; not one of the host's own addresses, a broadcast, a blackhole"""
+
+
+def _route(payload: bytes) -> Route:
+    found = attrs(payload, 12)
+    hop = found.get(RTA_OIF) or found.get(RTA_MULTIPATH, b"")[4:8]  # struct rtnexthop
+    return Route(
+        destination=found.get(RTA_DST, b""),
+        prefix_length=payload[1],
+        ifindex=int.from_bytes(hop, "little"),
+        gateway=found.get(RTA_GATEWAY, b""),
+        source=found.get(RTA_PREFSRC, b""),
+        metric=int.from_bytes(found.get(RTA_PRIORITY, b""), "little"),
+        is_unicast=payload[7] == _RTN_UNICAST,
+    )
+
+
+def _route_request(family: int, destination_bits: int, flags: int) -> bytes:
+    return struct.pack("=BBBBBBBBI", family, destination_bits, 0, 0, 0, 0, 0, 0, flags)
+
+
+def route_to(address: bytes, *, ifindex: int = 0, entry: bool = False) -> Route | None:
+    """The route to `address`, out of link `ifindex` if given; None: there is none.
+
+    With `entry` the routing table's entry that matched, with its prefix length.
+    """
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    body = _route_request(family, 8 * len(address), _RTM_F_FIB_MATCH if entry else 0)
+    values = [attr(RTA_DST, address)]
+    if ifindex:
+        values.append(attr(RTA_OIF, struct.pack("=i", ifindex)))
+    try:
+        reply = _tap.transact(NETLINK_ROUTE, message(RTM_GETROUTE, 0, body, *values))
+    except OSError as exc:
+        if exc.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+            raise
+        return None
+    found = [_route(payload) for kind, payload in messages(reply) if kind == RTM_NEWROUTE]
+    return found[0] if found and found[0].is_unicast else None
+
+
+def routes(family: int) -> list[Route]:
+    """All routes of all tables that lead to a link."""
+    request = message(RTM_GETROUTE, DUMP, _route_request(family, 0, 0))
+    listing = [_route(p) for kind, p in dump(NETLINK_ROUTE, request) if kind == RTM_NEWROUTE]
+    return [route for route in listing if route.is_unicast]
+
+
+def default_links(family: int) -> list[int]:
+    """ifindexes of the links with a default route, the preferred one first."""
+    found = [(r.metric, r.ifindex) for r in routes(family) if r.prefix_length == 0 and r.ifindex]
+    return [ifindex for _, ifindex in sorted(found)]

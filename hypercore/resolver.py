@@ -1,0 +1,71 @@
+"""The DNS servers and search domains that a guest can use in the host's place.
+
+Reads the host's resolver files; asks nothing over the network and runs no forwarder.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+FILES = (
+    Path("/etc/resolv.conf"),
+    Path("/run/systemd/resolve/resolv.conf"),
+    Path("/run/NetworkManager/no-stub-resolv.conf"),
+)
+"""Looked at in this order: the later ones name the real servers where the first names a stub of
+the host's own on a loopback address, useless inside a guest."""
+
+MAX_SERVERS = 3
+"""what glibc and musl read of a resolv.conf"""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolvers:
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+
+
+def discover(*, ipv4: bool, ipv6: bool, files: Iterable[Path] = FILES) -> Resolvers:
+    """The host's DNS servers that a guest with these address families reaches.
+
+    Empty when the host has none, or only one on its own loopback.
+    """
+    search: tuple[str, ...] = ()
+    for path in files:
+        try:
+            content = path.read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        found = parse(content)
+        search = search or found.search
+        servers = tuple(s for s in found.servers if usable(s, ipv4=ipv4, ipv6=ipv6))
+        if servers:
+            return Resolvers(servers[:MAX_SERVERS], search)
+    return Resolvers((), search)
+
+
+def parse(content: str) -> Resolvers:
+    """What a resolv.conf(5) says; of `search` and `domain` the last line counts."""
+    servers: list[str] = []
+    search: tuple[str, ...] = ()
+    for line in content.splitlines():
+        word, *rest = line.split() or [""]
+        if word == "nameserver" and rest and rest[0] not in servers:
+            servers.append(rest[0])
+        elif word in ("search", "domain"):
+            search = tuple(domain for domain in rest if domain != ".")
+    return Resolvers(tuple(servers), search)
+
+
+def usable(server: str, *, ipv4: bool, ipv6: bool) -> bool:
+    """Whether a guest can send to `server`: no loopback, no address that needs a zone."""
+    try:
+        address = ipaddress.ip_address(server)
+    except ValueError:
+        return False
+    if address.is_loopback or address.is_unspecified:
+        return False
+    if address.version == 4:
+        return ipv4
+    return ipv6 and not address.is_link_local
