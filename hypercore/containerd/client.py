@@ -5,6 +5,7 @@ their modules' business (images.py, snapshots.py, tasks.py …). Importing it lo
 import it where it is used.
 """
 
+import asyncio
 import os
 import socket as sockets
 from collections.abc import AsyncIterator
@@ -29,6 +30,9 @@ from hypercore.wire.codec import Message
 
 CALL_TIMEOUT_S = 60.0
 """For calls that only touch metadata: milliseconds, but they queue behind a snapshot's copy."""
+
+EXCHANGE_TIMEOUT_S = 300.0
+"""For one message of a stream; the last one of a large blob is answered after its fsync."""
 
 START_HINT = "start it with `hypercore containerd start`"
 
@@ -208,8 +212,14 @@ class Duplex(Generic[M]):
 
     async def exchange(self, request: Message) -> M | None:
         """Send `request` and return the next reply; None when the other side has ended."""
-        await self._call.write(request)
-        reply = await self._call.read()
+        try:
+            async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
+                await self._call.write(request)
+                reply = await self._call.read()
+        except TimeoutError as exc:
+            raise DeadlineExceeded(
+                f"containerd did not answer within {EXCHANGE_TIMEOUT_S:g} s"
+            ) from exc
         return None if reply is grpc.aio.EOF else reply
 
 

@@ -50,6 +50,16 @@ async def lease(client: Client, purpose: str) -> AsyncIterator[Client]:
     await delete(client, lease_id)
 
 
+@asynccontextmanager
+async def ensure(client: Client, purpose: str) -> AsyncIterator[Client]:
+    """The client itself where it already is under a lease, else as `lease`."""
+    if client.lease_id:
+        yield client
+        return
+    async with lease(client, purpose) as leased:
+        yield leased
+
+
 async def delete(client: Client, lease_id: str, *, sync: bool = False) -> None:
     """End a lease; idempotent. `sync` also waits for the garbage to be collected."""
     with suppress(NotFound):
