@@ -25,6 +25,10 @@ cdef extern from *:
     """
     int64_t hc_now_ns() nogil
 
+    int ECANCELED
+    int EUCLEAN
+    int ETIMEDOUT
+    int EPROTO
     int O_CLOEXEC
     int O_NONBLOCK
     int O_RDONLY
