@@ -7,8 +7,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # What touches /var/lib/hypercore, TAPs and cgroups needs root.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo,)
+# Python is not built with the sanitizers, so their runtime must come before it.
+SANITIZER := $(if $(HYPERCORE_SANITIZE),LD_PRELOAD=$(shell gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0)
 # A promised tier fails where it would skip (tests/conftest.py).
-pytest = env HYPERCORE_TIERS="$(1)" $(PY) -m pytest $(PYTEST_ARGS) $(addprefix tests/,$(1))
+pytest = env HYPERCORE_TIERS="$(1)" $(SANITIZER) $(PY) -m pytest $(PYTEST_ARGS) $(addprefix tests/,$(1))
 
 NATIVE_SOURCES := setup.py $(wildcard hypercore/*.pyx hypercore/*.pxd hypercore/wire/*.pyx hypercore/wire/*.pxd hypercore/*.h hypercore/shim/*.c)
 NATIVE_STAMP := $(VENV)/.built$(if $(HYPERCORE_DEBUG),-debug)$(if $(HYPERCORE_SANITIZE),-$(HYPERCORE_SANITIZE))
@@ -41,6 +43,7 @@ bin/hypercore: hypercore/shim/launcher.c $(shell find hypercore -name '*.py' -o 
 ext: $(NATIVE_STAMP) ## only the Cython rooms (one builder at a time)
 
 $(NATIVE_STAMP): $(NATIVE_SOURCES) | $(PY)
+	@$(if $(filter-out $@,$(wildcard $(VENV)/.built*)),$(MAKE) -s clean-ext,:)
 	@echo "build: Cython rooms"
 	@flock $(VENV)/.build-lock $(PY) setup.py -q build_ext --inplace
 	@touch $@

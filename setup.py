@@ -1,8 +1,7 @@
 """Build the Cython rooms. Everything declarative lives in pyproject.toml.
 
 HYPERCORE_DEBUG=1 builds with line tracing and asserts; HYPERCORE_SANITIZE=address,undefined
-builds with those sanitizers. Neither may be mixed with a release build in one tree: run
-`make clean-ext` between them.
+builds with those sanitizers. make builds all anew when they change.
 """
 
 import os
