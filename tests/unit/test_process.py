@@ -97,7 +97,10 @@ def test_signals_are_default_and_unblocked_in_the_child():
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert status == 0
-    assert [int(line.split()[1], 16) for line in text.splitlines()] == [0, 0]
+    # glibc's posix_spawn, and so make, ignores libc's own two signals for good (spawni.c).
+    libc_own = 1 << (32 - 1) | 1 << (33 - 1)
+    blocked, ignored = (int(line.split()[1], 16) for line in text.splitlines())
+    assert (blocked, ignored & ~libc_own) == (0, 0)
     assert signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
