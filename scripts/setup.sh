@@ -25,7 +25,6 @@ PACKAGES=(
     python3-venv
     qemu-system-x86    # the VMM that runs everywhere
     e2fsprogs          # mke2fs: template of the upper disks
-    erofs-utils        # mkfs.erofs: the agent's drive
     busybox-static     # the demo image
     debian-archive-keyring
 )
