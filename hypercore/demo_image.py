@@ -20,6 +20,7 @@ from hypercore.containerd.manifest import (
     OCI_MANIFEST,
     architecture,
     digest_of,
+    parse_manifest,
 )
 from hypercore.errors import Unavailable
 
@@ -112,10 +113,10 @@ async def store(client: Client, built: BuiltImage, name: str) -> None:
     """Write a built image into containerd's store; `client` must be under a lease."""
     for digest, data in built.blobs.items():
         await content.write_bytes(client, data, digest)
-    manifest = json.loads(built.manifest)
-    references = content.reference_labels("l", [layer["digest"] for layer in manifest["layers"]])
-    references["containerd.io/gc.ref.content.config"] = manifest["config"]["digest"]
-    await images.add_image(client, name, built.manifest, OCI_MANIFEST, references=references)
+    manifest = parse_manifest(json.loads(built.manifest), name)
+    references = content.image_labels(manifest.config, manifest.layers)
+    target = await images.add_manifest(client, built.manifest, OCI_MANIFEST, references=references)
+    await images.set_target(client, name, target)
 
 
 def _layer(busybox: Path) -> bytes:

@@ -1,13 +1,13 @@
 """containerd's content store: blobs read whole or by range, and written as they arrive.
 
 A written blob is collected unless a lease or another blob's label refers to it: write under a
-lease, and label documents with what they refer to (`reference_labels`).
+lease, and label documents with what they refer to (`image_labels`, `index_labels`).
 """
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing, suppress
 
 from hypercore.containerd.client import Client
 from hypercore.errors import AlreadyExists, HypercoreError, InvalidArgument, NotFound, StateError
@@ -25,7 +25,7 @@ from hypercore.proto.containerd_content_pb import (
     WriteContentRequest,
     WriteContentResponse,
 )
-from hypercore.proto.containerd_types_pb import FieldMask
+from hypercore.proto.containerd_types_pb import Descriptor, FieldMask
 from hypercore.proto.types_pb import Empty
 
 CHUNK_BYTES = 1 << 20
@@ -61,7 +61,7 @@ async def write(
     client: Client,
     digest: str,
     size: int,
-    chunks: AsyncIterable[bytes],
+    chunks: AsyncGenerator[bytes, None],
     *,
     labels: Mapping[str, str] | None = None,
 ) -> None:
@@ -73,7 +73,10 @@ async def write(
     ref = f"hypercore-{uuid.uuid4()}"
     committed = False
     try:
-        async with client.duplex(Content, "Write", WriteContentResponse) as stream:
+        async with (
+            aclosing(chunks),
+            client.duplex(Content, "Write", WriteContentResponse) as stream,
+        ):
             offset = 0
             async for chunk in chunks:
                 await stream.exchange(
@@ -111,7 +114,7 @@ async def write_bytes(
 ) -> None:
     """Write a small blob, or only its labels if it is there."""
 
-    async def chunks() -> AsyncIterable[bytes]:
+    async def chunks() -> AsyncGenerator[bytes, None]:
         for start in range(0, len(data), CHUNK_BYTES):
             yield data[start : start + CHUNK_BYTES]
 
@@ -131,12 +134,18 @@ async def set_labels(client: Client, digest: str, labels: Mapping[str, str]) -> 
     await client.unary(Content, "Update", request, UpdateResponse)
 
 
-def reference_labels(kind: str, digests: Iterable[str]) -> dict[str, str]:
-    """Labels that keep other blobs alive: `kind` is "l" for layers, "m" for manifests."""
-    return {
-        f"containerd.io/gc.ref.content.{kind}.{number}": digest
-        for number, digest in enumerate(digests)
+def image_labels(config: Descriptor, layers: Iterable[Descriptor]) -> dict[str, str]:
+    """Labels with which an image's manifest keeps its blobs alive."""
+    labels = {
+        f"containerd.io/gc.ref.content.l.{number}": layer.digest
+        for number, layer in enumerate(layers)
     }
+    return {"containerd.io/gc.ref.content.config": config.digest, **labels}
+
+
+def index_labels(number: int, manifest: Descriptor) -> dict[str, str]:
+    """Labels with which an index keeps the manifest alive that is its `number`th."""
+    return {f"containerd.io/gc.ref.content.m.{number}": manifest.digest}
 
 
 async def _abort(client: Client, ref: str) -> None:

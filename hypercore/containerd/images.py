@@ -1,4 +1,4 @@
-"""containerd's images: named, listed, removed, made from documents and blobs.
+"""containerd's images: pulled, loaded, named, listed, removed.
 
 Where the bytes come from is registry.py's and archive.py's business; what a snapshot of an image
 is, unpack.py's.
@@ -6,10 +6,13 @@ is, unpack.py's.
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypercore.containerd import content
 from hypercore.containerd.client import Client
 from hypercore.containerd.manifest import digest_of
+from hypercore.containerd.progress import ProgressCallback
 from hypercore.containerd.reference import Reference, parse, resolve_ref
 from hypercore.containerd.unpack import Unpacked, ensure_unpacked
 from hypercore.containerd.unpack import get_image as get
@@ -28,15 +31,20 @@ from hypercore.proto.containerd_images_pb import (
 from hypercore.proto.containerd_types_pb import Descriptor, FieldMask
 from hypercore.proto.types_pb import Empty
 
+if TYPE_CHECKING:
+    from hypercore.containerd.registry_auth import Credentials
+
 __all__ = [
     "Reference",
     "Unpacked",
-    "add_image",
+    "add_manifest",
     "delete",
     "ensure_unpacked",
     "get",
     "list_all",
+    "load",
     "parse",
+    "pull",
     "resolve_ref",
     "set_target",
 ]
@@ -64,20 +72,37 @@ async def delete(client: Client, ref: str, *, sync: bool = False) -> None:
         await client.unary(Images, "Delete", DeleteImageRequest(name=ref, sync=sync), Empty)
 
 
-async def add_image(
-    client: Client,
-    ref: str,
-    manifest: bytes,
-    media_type: str,
-    *,
-    references: Mapping[str, str],
+async def add_manifest(
+    client: Client, data: bytes, media_type: str, *, references: Mapping[str, str]
 ) -> Descriptor:
-    """Write a manifest or index whose blobs are there, and name it.
+    """Write a manifest or index; returns what names it. `client` must be under a lease.
 
     Args:
-        references: labels that keep its blobs (content.reference_labels).
+        references: labels that keep alive what it refers to (content.image_labels).
     """
-    target = Descriptor(media_type=media_type, digest=digest_of(manifest), size=len(manifest))
-    await content.write_bytes(client, manifest, target.digest, labels=references)
-    await set_target(client, ref, target)
+    target = Descriptor(media_type=media_type, digest=digest_of(data), size=len(data))
+    await content.write_bytes(client, data, target.digest, labels=references)
     return target
+
+
+async def pull(
+    client: Client,
+    ref: str,
+    *,
+    progress: ProgressCallback | None = None,
+    auth: "Credentials | None" = None,
+    plain_http: bool | None = None,
+) -> Image:
+    """Fetch an image from its registry, name it and unpack it; all of it is in pull.py."""
+    from hypercore.containerd.pull import pull
+
+    return await pull(client, ref, progress=progress, auth=auth, plain_http=plain_http)
+
+
+async def load(
+    client: Client, file: Path, *, name: str = "", progress: ProgressCallback | None = None
+) -> list[str]:
+    """Read images from an archive file, name and unpack them; all of it is in archive.py."""
+    from hypercore.containerd.archive import load
+
+    return await load(client, file, name=name, progress=progress)

@@ -82,3 +82,16 @@ def parse(text: str) -> Reference:
 def resolve_ref(text: str) -> str:
     """The canonical form of an image reference, under which containerd stores the image."""
     return str(parse(text))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a registry host (with or without port) is this machine: plain HTTP is safe then."""
+    import ipaddress
+
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
