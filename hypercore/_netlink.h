@@ -23,6 +23,8 @@
 #include <net/if.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
@@ -46,6 +48,7 @@ struct hc_nl {
     size_t cur;        /* start of the message being built */
     size_t nest[HC_NEST_MAX];
     int depth, overflow;
+    int broken;        /* answers may be left unread: the socket is not to be used again */
     uint32_t seq;
     char note[HC_NOTE_SIZE]; /* the kernel's own words about the first error */
 };
@@ -169,8 +172,10 @@ static int nl_send(struct hc_nl *n, int fd)
     if (size > 200000)
         setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size);
     while (send(fd, n->buf, n->len, 0) < 0)
-        if (errno != EINTR)
+        if (errno != EINTR) {
+            n->broken = 1;
             return -errno;
+        }
     return 0;
 }
 
@@ -210,8 +215,10 @@ static int nl_answers(struct hc_nl *n, int fd)
             continue;
         if (got < 0 && errno == EAGAIN)
             break;
-        if (got < 0)
+        if (got < 0) {
+            n->broken = 1;
             return -errno;
+        }
         for (; NLMSG_OK(h, got); h = NLMSG_NEXT(h, got)) {
             int err;
             if (h->nlmsg_type != NLMSG_ERROR)
@@ -290,6 +297,62 @@ static int open_sockets(struct hc_open *o, int netns_fd, int protocol, int want_
         return -err;
     pthread_join(thread, NULL);
     return o->err;
+}
+
+/* -- the socket for nf_tables --
+ *
+ * Closing a NETLINK_NETFILTER socket waits for the RCU grace period of whatever anybody deleted
+ * last (nft_rcv_nl_event flushes the destroy work: 10 ms). So one socket stays open, for the
+ * network namespace and the process it was opened in; users take turns. */
+
+static struct {
+    pthread_mutex_t lock;
+    int fd;
+    pid_t pid;
+    ino_t netns;
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
+
+static void kept_close(void)
+{
+    pthread_mutex_lock(&kept.lock);
+    if (kept.fd >= 0)
+        close(kept.fd);
+    kept.fd = -1;
+    pthread_mutex_unlock(&kept.lock);
+}
+
+/* fd to give back with kept_release, or -errno. */
+static int kept_acquire(void)
+{
+    struct stat here;
+    if (stat("/proc/thread-self/ns/net", &here) < 0)
+        return -errno;
+    pthread_mutex_lock(&kept.lock);
+    if (kept.fd >= 0 && (kept.pid != getpid() || kept.netns != here.st_ino)) {
+        close(kept.fd);
+        kept.fd = -1;
+    }
+    if (kept.fd < 0) {
+        kept.fd = nl_open(NETLINK_NETFILTER);
+        kept.pid = getpid();
+        kept.netns = here.st_ino;
+    }
+    if (kept.fd < 0) {
+        int err = kept.fd;
+        kept.fd = -1;
+        pthread_mutex_unlock(&kept.lock);
+        return err;
+    }
+    return kept.fd;
+}
+
+static void kept_release(int broken)
+{
+    if (broken) {
+        close(kept.fd);
+        kept.fd = -1;
+    }
+    pthread_mutex_unlock(&kept.lock);
 }
 
 /* -- links -- */
@@ -543,66 +606,90 @@ static void nft_element(struct hc_nl *n, int add, int ack, int family, const cha
     nl_end(n);
 }
 
+static int nft_commit(struct hc_nl *n)
+{
+    int err, fd = kept_acquire();
+    if (fd < 0)
+        return fd;
+    err = nl_commit(n, fd);
+    kept_release(n->broken);
+    return err;
+}
+
 /* -- any request, answers collected -- */
 
-/* Send `size` bytes of ready messages and collect what is not an acknowledgement.
- *
- * With `dump` reads until NLMSG_DONE; -EINTR says that the table changed meanwhile and the dump
- * may be torn. *reply is malloc'ed; the caller frees it. */
-static int nl_transact(int fd, const char *request, size_t size, int dump, char **reply,
-                       size_t *reply_size, char *note)
+struct hc_reply {
+    char *data;     /* malloc'ed; the caller frees it */
+    size_t size, cap;
+};
+
+static int reply_append(struct hc_reply *r, const struct nlmsghdr *h)
 {
-    struct hc_nl n;
-    size_t cap = 0;
+    size_t need = NLMSG_ALIGN(h->nlmsg_len);
+    if (need > r->cap - r->size) {
+        size_t cap = 2 * (r->size + need);
+        char *bigger = realloc(r->data, cap);
+        if (!bigger)
+            return -ENOMEM;
+        r->data = bigger;
+        r->cap = cap;
+    }
+    memcpy(r->data + r->size, h, need);
+    r->size += need;
+    return 0;
+}
+
+/* Send the ready messages in `n` and collect what is not an acknowledgement.
+ *
+ * With `dump` reads until NLMSG_DONE; -EINTR says that the listed things changed meanwhile and the
+ * listing may be torn. */
+static int nl_transact(struct hc_nl *n, int fd, int dump, struct hc_reply *reply)
+{
     union { struct nlmsghdr h; char bytes[65536]; } in;
-    int err, torn = 0;
-    *reply = NULL;
-    *reply_size = 0;
-    nl_init(&n, (char *)request, size);
-    n.len = size;
-    err = nl_send(&n, fd);
-    while (err >= 0) {
+    int first = 0, torn = 0, done = 0;
+    int err = nl_send(n, fd);
+    if (err < 0)
+        return err;
+    while (!done) {
         struct nlmsghdr *h = &in.h;
         ssize_t got = recv(fd, &in, sizeof in, dump ? 0 : MSG_DONTWAIT);
         if (got < 0 && errno == EINTR)
             continue;
-        if (got < 0) {
-            if (errno != EAGAIN || dump)
-                err = -errno;
+        if (got < 0 && errno == EAGAIN && !dump)
             break;
+        if (got < 0) {
+            n->broken = 1;
+            return -errno;
         }
         for (; NLMSG_OK(h, got); h = NLMSG_NEXT(h, got)) {
-            size_t need = NLMSG_ALIGN(h->nlmsg_len);
             torn |= h->nlmsg_flags & NLM_F_DUMP_INTR;
-            if (h->nlmsg_type == NLMSG_DONE) {
-                int status = h->nlmsg_len >= NLMSG_LENGTH(sizeof(int)) ? *(int *)NLMSG_DATA(h) : 0;
-                err = status < 0 ? status : torn ? -EINTR : err;
-                goto done;
-            }
+            err = 0;
             if (h->nlmsg_type == NLMSG_ERROR) {
-                int status = ((struct nlmsgerr *)NLMSG_DATA(h))->error;
-                if (status && err >= 0) {
-                    err = status;
-                    nl_note(&n, h);
-                }
-                if (dump)
-                    goto done;
-                continue;
+                err = ((struct nlmsgerr *)NLMSG_DATA(h))->error;
+                if (err && !first)
+                    nl_note(n, h);
+                done = dump;
+            } else if (h->nlmsg_type == NLMSG_DONE) {
+                if (h->nlmsg_len >= NLMSG_LENGTH(sizeof err))
+                    err = *(int *)NLMSG_DATA(h);
+                done = 1;
+            } else {
+                err = reply_append(reply, h);
             }
-            if (*reply_size + need > cap) {
-                char *bigger = realloc(*reply, cap = 2 * (*reply_size + need));
-                if (!bigger) {
-                    err = -ENOMEM;
-                    goto done;
-                }
-                *reply = bigger;
-            }
-            memcpy(*reply + *reply_size, h, need);
-            *reply_size += need;
+            if (err < 0 && !first)
+                first = err;
         }
     }
-done:
-    memcpy(note, n.note, HC_NOTE_SIZE);
+    return first < 0 ? first : torn ? -EINTR : 0;
+}
+
+static int nft_transact(struct hc_nl *n, int dump, struct hc_reply *reply)
+{
+    int err, fd = kept_acquire();
+    if (fd < 0)
+        return fd;
+    err = nl_transact(n, fd, dump, reply);
+    kept_release(n->broken);
     return err;
 }
 

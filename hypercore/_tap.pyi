@@ -29,7 +29,6 @@ def nft_update(
     ops: list[tuple[bool, bytes, bytes, bytes | None]],
     *,
     userdata: bytes = b"",
-    netns_fd: int = -1,
 ) -> None: ...
 def transact(
     protocol: int,
@@ -38,3 +37,4 @@ def transact(
     dump: bool = False,
     netns_fd: int = -1,
 ) -> bytes: ...
+def close_idle() -> None: ...

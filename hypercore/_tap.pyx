@@ -2,8 +2,8 @@
 
 fds, ints and bytes in; fds, ints and bytes out; OSError on failure, with the kernel's own words
 where it sent some. Which names, addresses and rules is network.py's and nft.py's business, not
-ours. Every call opens and closes its own netlink socket: nothing is shared between threads, and
-nothing remembers the network namespace of an earlier call.
+ours. A call works in the network namespace of its thread, or in `netns_fd`; all may be called
+from any thread. Only the socket for nf_tables outlives a call (close_idle; _netlink.h says why).
 """
 
 from libc.stddef cimport size_t
@@ -22,7 +22,13 @@ cdef extern from "_netlink.h" nogil:
         NFNL_MSG_BATCH_END
 
     struct hc_nl:
+        size_t len
         char note[128]
+
+    struct hc_reply:
+        char *data
+        size_t size
+        size_t cap
 
     struct hc_open:
         int nl_fd
@@ -59,7 +65,10 @@ cdef extern from "_netlink.h" nogil:
     void nft_batch(hc_nl *, int)
     void nft_element(hc_nl *, int, int, int, const char *, const char *, const void *, size_t,
                      const void *, size_t, const void *, size_t)
-    int nl_transact(int, const char *, size_t, int, char **, size_t *, char *)
+    int nft_commit(hc_nl *)
+    int nft_transact(hc_nl *, int, hc_reply *)
+    void kept_close()
+    int nl_transact(hc_nl *, int, int, hc_reply *)
     enum:
         IFLA_GROUP
 
@@ -203,8 +212,7 @@ def set_group(ifindexes, uint32_t group, *, int netns_fd=-1):
         close(o.nl_fd)
 
 
-def nft_update(int family, bytes table not None, list ops not None, *, bytes userdata=b"",
-               int netns_fd=-1):
+def nft_update(int family, bytes table not None, list ops not None, *, bytes userdata=b""):
     """Add and delete set and map elements in one atomic batch: all of them or none.
 
     Args:
@@ -216,7 +224,6 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
         OSError: ENOENT: no such table, set or (deleting) element; EEXIST: a map has the key with
             other data.
     """
-    cdef hc_open o
     cdef hc_nl n
     cdef size_t size = 256
     cdef char *out
@@ -247,10 +254,7 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
             )
         nft_batch(&n, NFNL_MSG_BATCH_END)
         with nogil:
-            err = open_sockets(&o, netns_fd, NETLINK_NETFILTER, 0)
-            if err == 0:
-                err = nl_commit(&n, o.nl_fd)
-                close(o.nl_fd)
+            err = nft_commit(&n)
     finally:
         free(out)
     if err < 0:
@@ -267,23 +271,33 @@ def transact(int protocol, const unsigned char[::1] request not None, *, bint du
         OSError: the first refusal; EINTR: what was listed changed meanwhile, list again.
     """
     cdef hc_open o
-    cdef char *reply = NULL
-    cdef size_t size = 0
-    cdef char note[128]
+    cdef hc_nl n
+    cdef hc_reply reply
+    cdef size_t size = request.shape[0]
     cdef int err
-    note[0] = 0
-    if request.shape[0] < 16:
+    if size < 16:
         raise ValueError("a netlink message has at least 16 bytes")
+    reply.data = NULL
+    reply.size = reply.cap = 0
     with nogil:
-        err = open_sockets(&o, netns_fd, protocol, 0)
-        if err == 0:
-            err = nl_transact(
-                o.nl_fd, <const char *>&request[0], request.shape[0], dump, &reply, &size, note
-            )
-            close(o.nl_fd)
+        nl_init(&n, <char *>&request[0], size)
+        n.len = size
+        if protocol == NETLINK_NETFILTER and netns_fd < 0:
+            err = nft_transact(&n, dump, &reply)
+        else:
+            err = open_sockets(&o, netns_fd, protocol, 0)
+            if err == 0:
+                err = nl_transact(&n, o.nl_fd, dump, &reply)
+                close(o.nl_fd)
     try:
         if err < 0:
-            _raise(err, note, "netlink")
-        return (<char *>reply)[:size] if size else b""
+            _raise(err, n.note, "netlink")
+        return reply.data[:reply.size] if reply.size else b""
     finally:
-        free(reply)
+        free(reply.data)
+
+
+def close_idle():
+    """Close the socket that is kept for nf_tables; the next call that needs it opens it again."""
+    with nogil:
+        kept_close()

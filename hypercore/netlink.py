@@ -8,7 +8,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hypercore import _tap
 
@@ -26,11 +26,14 @@ _TYPE_MASK = 0x3FFF
 _DUMP_TRIES = 100
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER = 1, 3, 4, 10
-IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_EXT_MASK = 18, 20, 27, 29
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_EXT_MASK = 18, 20, 26, 27, 29
 IFLA_INFO_KIND = 1
+_IFLA_INET_CONF, _IFLA_INET6_CONF = 1, 2
+IPV4_FORWARDING = 1
+IPV6_ACCEPT_RA = 3
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH = 1, 4, 5, 6, 7, 9
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_MULTIPATH = 1, 4, 5, 7, 9
 _RTN_UNICAST = 1
 _RTM_F_FIB_MATCH = 0x2000
 
@@ -102,6 +105,22 @@ class Link:
     master: int = 0
     alias: str = ""
     kind: str = ""
+    per_family: bytes = field(default=b"", repr=False)
+    """settings of IPv4 and IPv6 on this device (IFLA_AF_SPEC)"""
+
+    def ipv4_setting(self, number: int) -> int:
+        """A setting by its IPV4_DEVCONF number; 0 where IPv4 is off."""
+        values = attrs(attrs(self.per_family).get(socket.AF_INET, b"")).get(_IFLA_INET_CONF, b"")
+        return _int32(values, number - 1)
+
+    def ipv6_setting(self, number: int) -> int:
+        """A setting by its DEVCONF number; 0 where IPv6 is off."""
+        values = attrs(attrs(self.per_family).get(socket.AF_INET6, b"")).get(_IFLA_INET6_CONF, b"")
+        return _int32(values, number)
+
+
+def _int32(values: bytes, index: int) -> int:
+    return int.from_bytes(values[4 * index : 4 * index + 4], "little", signed=True)
 
 
 def _link(payload: bytes) -> Link:
@@ -122,6 +141,7 @@ def _link(payload: bytes) -> Link:
         master=number(IFLA_MASTER),
         alias=_string(found.get(IFLA_IFALIAS, b"")),
         kind=_string(info.get(IFLA_INFO_KIND, b"")),
+        per_family=found.get(IFLA_AF_SPEC, b""),
     )
 
 
@@ -133,12 +153,14 @@ def _skip_stats() -> bytes:
     return attr(IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
 
 
-def link(name: str, *, netns_fd: int = -1) -> Link | None:
-    """The link of that name, or None."""
+def link(name: str = "", *, ifindex: int = 0, netns_fd: int = -1) -> Link | None:
+    """The link of that name or ifindex, or None."""
     encoded = name.encode()
-    if not 0 < len(encoded) <= 15:
+    if len(encoded) > 15 or not (encoded or ifindex):
         return None
-    request = message(RTM_GETLINK, 0, bytes(16), attr(IFLA_IFNAME, encoded + b"\0"), _skip_stats())
+    values = [attr(IFLA_IFNAME, encoded + b"\0")] if encoded else []
+    body = struct.pack("=BBHiII", 0, 0, 0, ifindex, 0, 0)
+    request = message(RTM_GETLINK, 0, body, *values, _skip_stats())
     try:
         reply = _tap.transact(NETLINK_ROUTE, request, netns_fd=netns_fd)
     except OSError as exc:
@@ -164,7 +186,6 @@ class Route:
     gateway: bytes
     source: bytes
     """address the host would send from"""
-    metric: int
     is_unicast: bool
     """leads to a link; not one of the host's own addresses, a broadcast, a blackhole"""
 
@@ -178,7 +199,6 @@ def _route(payload: bytes) -> Route:
         ifindex=int.from_bytes(hop, "little"),
         gateway=found.get(RTA_GATEWAY, b""),
         source=found.get(RTA_PREFSRC, b""),
-        metric=int.from_bytes(found.get(RTA_PRIORITY, b""), "little"),
         is_unicast=payload[7] == _RTN_UNICAST,
     )
 
@@ -212,9 +232,3 @@ def routes(family: int) -> list[Route]:
     request = message(RTM_GETROUTE, DUMP, _route_request(family, 0, 0))
     listing = [_route(p) for kind, p in dump(NETLINK_ROUTE, request) if kind == RTM_NEWROUTE]
     return [route for route in listing if route.is_unicast]
-
-
-def default_links(family: int) -> list[int]:
-    """ifindexes of the links with a default route, the preferred one first."""
-    found = [(r.metric, r.ifindex) for r in routes(family) if r.prefix_length == 0 and r.ifindex]
-    return [ifindex for _, ifindex in sorted(found)]

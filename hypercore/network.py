@@ -43,8 +43,10 @@ _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _MTU_MIN, _MTU_MAX = 576, 65521  # the least any IPv4 host takes; the most a TAP can carry
 _IPV6_MTU_MIN = 1280
 _DELETE_TRIES = 20
-# Any address that is not on a link of ours: asked of the routing table only.
-_SOMEWHERE6 = ipaddress.IPv6Address("2000::").packed
+# Addresses of nobody, to ask the routing tables where they would send what is not near. Nothing is
+# ever sent there.
+_FAR4 = ipaddress.IPv4Address("240.0.0.1").packed
+_FAR6 = ipaddress.IPv6Address("2000::").packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +120,22 @@ def restore_host() -> None:
         path, old, new = line.split("\t")
         # Somebody else's later choice, or a device that is gone, is left alone.
         with contextlib.suppress(FileNotFoundError):
-            if Path(path).read_text().strip() == new:
+            if _get(path) == new:
                 Path(path).write_text(old)
     record.unlink()
 
 
+def _get(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 64).decode().strip()
+    finally:
+        os.close(fd)
+
+
 def _set(path: str, value: str) -> None:
     """Change a kernel setting if it differs, and record what it was before."""
-    old = Path(path).read_text().strip()
+    old = _get(path)
     if old == value:
         return
     record = paths.host_settings()
@@ -138,28 +148,27 @@ def _set(path: str, value: str) -> None:
     Path(path).write_text(value)
 
 
-def _forward_ipv4(uplink: str) -> None:
+def _forward_ipv4(uplink: netlink.Link) -> None:
     """Let answers in from `uplink`. Per device: the host does not become a router elsewhere."""
-    _set(f"/proc/sys/net/ipv4/conf/{uplink}/forwarding", "1")
+    if not uplink.ipv4_setting(netlink.IPV4_FORWARDING):
+        _set(f"/proc/sys/net/ipv4/conf/{uplink.name}/forwarding", "1")
 
 
-def _forward_ipv6(uplink: str) -> None:
+def _forward_ipv6(uplink: netlink.Link) -> None:
     """The kernel has one switch for all of IPv6, and a forwarding host no longer listens to router
     advertisements, unless accept_ra is 2: without that the host would lose its own address."""
     _keep_router_advertisements(uplink)
     switch = "/proc/sys/net/ipv6/conf/all/forwarding"
-    if Path(switch).read_text().strip() == "0":
+    if _get(switch) == "0":
         for device in netlink.links():
-            if not device.alias.startswith(_ALIAS_PREFIX):
-                _keep_router_advertisements(device.name)
+            if not device.flags & _IFF_LOOPBACK and not device.alias.startswith(_ALIAS_PREFIX):
+                _keep_router_advertisements(device)
         _set(switch, "1")
 
 
-def _keep_router_advertisements(device: str) -> None:
-    path = f"/proc/sys/net/ipv6/conf/{device}/accept_ra"
-    with contextlib.suppress(FileNotFoundError):  # IPv6 is off on that device
-        if Path(path).read_text().strip() == "1":
-            _set(path, "2")
+def _keep_router_advertisements(device: netlink.Link) -> None:
+    if device.ipv6_setting(netlink.IPV6_ACCEPT_RA) == 1:
+        _set(f"/proc/sys/net/ipv6/conf/{device.name}/accept_ra", "2")
 
 
 # -- addresses --
@@ -252,15 +261,15 @@ def _uplink(interface: str) -> netlink.Link:
 
 
 def _default_uplink() -> netlink.Link:
-    by_index = {li.ifindex: li for li in netlink.links()}
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for ifindex in netlink.default_links(family):
-            if ifindex in by_index:
-                return by_index[ifindex]
+    for far in (_FAR4, _FAR6):
+        route = netlink.route_to(far)
+        if route is not None and (found := netlink.link(ifindex=route.ifindex)):
+            return found
+    nics = ", ".join(_nic_names())
     raise InvalidArgument(
         "interface is not set, and this host has no default route to tell which one to use",
         hint='set interface to one of its network interfaces, or mode = "none" in [network]'
-        + (f" (it has {', '.join(_nic_names())})" if _nic_names() else ""),
+        + (f" (it has {nics})" if nics else ""),
     )
 
 
@@ -274,13 +283,11 @@ def _nic_names() -> list[str]:
 
 def _has_ipv6(uplink: netlink.Link) -> bool:
     """Whether the uplink has an address to send from and a way out of its own network."""
-    route = netlink.route_to(_SOMEWHERE6, ifindex=uplink.ifindex)
-    return (
-        route is not None
-        and route.ifindex == uplink.ifindex
-        and bool(route.source)
-        and not ipaddress.IPv6Address(route.source).is_link_local
-    )
+    route = netlink.route_to(_FAR6, ifindex=uplink.ifindex)
+    if route is None or route.ifindex != uplink.ifindex or not route.source:
+        return False
+    is_link_local = route.source[0] == 0xFE and route.source[1] & 0xC0 == 0x80
+    return not is_link_local
 
 
 def _mtu(spec: NetworkSpec, uplink: netlink.Link) -> int:
@@ -322,18 +329,20 @@ def _attach_nat(
     plan = _plan(slot, config.network_pool, ipv6=ipv6)
     _check_guest_address(plan.guest4, config.network_pool)
     _check_table()
-    _forward_ipv4(uplink.name)
+    _forward_ipv4(uplink)
     if ipv6:
-        _forward_ipv6(uplink.name)
+        _forward_ipv6(uplink)
     dns = _dns(microvm_id, spec, ipv6=ipv6)
     mac = mac_of(microvm_id)
     with _tap_device(microvm_id, slot, plan, mtu, mac) as (name, tap_fd, ifindex):
-        _tap.nft_update(
-            nft.INET,
-            nft.TABLE.encode(),
-            list(_elements(name, mac, plan, uplink.name, dns.servers)),
-            userdata=nft.comment(slots.tag(microvm_id)),
-        )
+        elements = list(_elements(name, mac, plan, uplink.name, dns.servers))
+        record = paths.MicroVMPaths(microvm_id).network
+        _write_record(record, elements)
+        try:
+            nft.add(elements, slots.tag(microvm_id))
+        except BaseException:
+            record.unlink()
+            raise
     mac_text = mac.hex(":")
     return Attachment(
         tap_name=name,
@@ -384,17 +393,34 @@ def _tap_device(
 
 def _elements(
     name: str, mac: bytes, plan: _Plan, uplink: str, servers: tuple[str, ...]
-) -> Iterator[tuple[bool, bytes, bytes, bytes | None]]:
+) -> Iterator[nft.Element]:
     """What opens the table for one guest."""
     tap, exit_nic, sender = nft.ifname(name), nft.ifname(uplink), nft.mac(mac)
-    yield True, b"guests4", tap + sender + plan.guest4, None
-    yield True, b"exits4", plan.guest4 + exit_nic, None
+    yield nft.GUESTS4, tap + sender + plan.guest4
+    yield nft.EXITS4, plan.guest4 + exit_nic
     if plan.guest6:
-        yield True, b"guests6", tap + sender + plan.guest6, None
-        yield True, b"exits6", plan.guest6 + exit_nic, None
+        yield nft.GUESTS6, tap + sender + plan.guest6
+        yield nft.EXITS6, plan.guest6 + exit_nic
     for server in servers:
         address = ipaddress.ip_address(server)
-        yield True, f"resolvers{address.version}".encode(), tap + address.packed, None
+        yield nft.RESOLVERS4 if address.version == 4 else nft.RESOLVERS6, tap + address.packed
+
+
+def _write_record(path: Path, elements: list[nft.Element]) -> None:
+    """Intent before the deed: what `detach` finds again at once, without listing every VM's."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_text("".join(f"{wanted.name} {key.hex()}\n" for wanted, key in elements))
+
+
+def _read_record(path: Path) -> list[nft.Element]:
+    by_name = {wanted.name: wanted for wanted in nft.VM_SETS}
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text().splitlines():
+            name, _, key = line.partition(" ")
+            if name in by_name:
+                found.append((by_name[name], bytes.fromhex(key)))
+    return found
 
 
 def _interface(mac: str, plan: _Plan, mtu: int) -> Interface:
@@ -428,26 +454,34 @@ def _dns(microvm_id: str, spec: NetworkSpec, *, ipv6: bool) -> resolver.Resolver
 def detach(microvm_id: str, slot: int) -> None:
     """Remove what `attach` made; needs neither guest nor VMM, fine if nothing is left."""
     tag = slots.tag(microvm_id)
+    record = paths.MicroVMPaths(microvm_id).network
     try:
-        _delete_elements(lambda owner: owner == tag)
+        try:
+            nft.delete(_read_record(record))
+        except OSError as exc:
+            # Some of them are gone, and so none was deleted: look which ones there are.
+            if exc.errno != errno.ENOENT:
+                raise
+            _delete_elements(lambda owner: owner == tag)
         left = netlink.link(f"hc{slot}")
         if left is not None and left.alias == _ALIAS_PREFIX + tag:
             _tap.delete(left.ifindex)
+        record.unlink(missing_ok=True)
     except OSError as exc:
         raise from_os_error(exc, f"detach microVM {microvm_id} from the network") from exc
 
 
 def _delete_elements(is_wanted: Callable[[str], bool]) -> None:
-    """Delete the elements whose tag `is_wanted`."""
+    """Delete the elements whose tag `is_wanted`, found by listing all."""
     for _ in range(_DELETE_TRIES):
-        ops: list[tuple[bool, bytes, bytes, bytes | None]] = [
-            (False, wanted.name.encode(), key, None)
+        found = [
+            (wanted, key)
             for wanted in nft.VM_SETS
             for key, tag in nft.elements(wanted)
             if is_wanted(tag)
         ]
         try:
-            _tap.nft_update(nft.INET, nft.TABLE.encode(), ops)
+            nft.delete(found)
         except OSError as exc:
             # Somebody else removed one of them first: the batch did nothing, look again.
             if exc.errno != errno.ENOENT:

@@ -378,7 +378,29 @@ def _chain_names() -> list[str]:
     return found
 
 
-def comment(tag: str) -> bytes:
+Element = tuple[Set, bytes]
+"""a set and a key in it"""
+
+
+def add(wanted: list[Element], tag: str) -> None:
+    """Add elements marked with `tag`, all or none."""
+    ops: list[tuple[bool, bytes, bytes, bytes | None]]
+    ops = [(True, each.name.encode(), key, None) for each, key in wanted]
+    _tap.nft_update(INET, TABLE.encode(), ops, userdata=_comment(tag))
+
+
+def delete(wanted: list[Element]) -> None:
+    """Delete elements, all or none.
+
+    Raises:
+        OSError: ENOENT: one of them does not exist.
+    """
+    ops: list[tuple[bool, bytes, bytes, bytes | None]]
+    ops = [(False, each.name.encode(), key, None) for each, key in wanted]
+    _tap.nft_update(INET, TABLE.encode(), ops)
+
+
+def _comment(tag: str) -> bytes:
     """Userdata that `nft list` shows as the element's comment."""
     value = tag.encode() + b"\0"
     return bytes([0, len(value)]) + value

@@ -126,6 +126,11 @@ class MicroVMPaths:
         return self.data / "vmm.log"
 
     @property
+    def vmm_argv(self) -> Path:
+        """JSON: command line of each process, by role; kept for `hypercore debug`."""
+        return self.data / "vmm.argv"
+
+    @property
     def exit_record(self) -> Path:
         return self.data / "exit.json"
 
@@ -140,6 +145,11 @@ class MicroVMPaths:
         return self.run / "intents"
 
     @property
+    def network(self) -> Path:
+        """The nft elements that are this microVM's, written before they are added."""
+        return self.run / "network"
+
+    @property
     def stdio_socket(self) -> Path:
         """Link to the stdio socket of the shim server that owns this microVM."""
         return self.run / "stdio"
@@ -148,6 +158,11 @@ class MicroVMPaths:
     def vmm_dir(self) -> Path:
         """The one directory the VMM's own user may write: its sockets."""
         return self.run / "vmm"
+
+    @property
+    def jail_root(self) -> Path:
+        """Empty; a confined process mounts its own root over it, unseen by the host."""
+        return self.run / "root"
 
     @property
     def vsock(self) -> Path:
