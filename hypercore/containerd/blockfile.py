@@ -19,6 +19,12 @@ SCRATCH_MIB = 512
 """Size of the scratch file, which is what `ctr image pull` can unpack at most; each of its layers
 takes this much disk and a second on ext4. Also the least size of an image unpacked by us."""
 
+BASE_BYTES = 256 << 10
+"""Size of the snapshot that image snapshots have as their parent; mke2fs makes little smaller."""
+
+SCRATCH = "scratch"
+"""Name of the scratch file in the snapshotter's directory (plugins/snapshots/blockfile)."""
+
 _BYTES_PER_INODE = 8192  # twice mke2fs's number: images hold many small files
 # Stated in full, for the same filesystem whatever the host's mke2fs.conf says. No journal: the
 # file is only ever mounted to unpack, and synced before the snapshot is committed.
@@ -61,23 +67,31 @@ def create_filesystem(path: Path, size_bytes: int, name: str) -> None:
     _run("debugfs", ["-w", "-f", "-", str(path)], path, stdin="rmdir lost+found\n")
 
 
-def prepare_scratch(directory: Path, size_mib: int = SCRATCH_MIB) -> bool:
+def prepare_scratch(directory: Path) -> None:
     """Make the snapshotter's scratch file in its own directory, unless it is there.
 
     There the snapshotter takes it as it is; told of a file elsewhere it would copy it, holes
-    written out. Returns whether it was made.
+    written out. The first one is tiny, so that the base snapshot copied from it costs nothing;
+    `grow_scratch` replaces it.
     """
-    scratch = directory / "scratch"
-    if scratch.exists():
-        return False
+    if not (directory / SCRATCH).exists():
+        _place_scratch(directory, BASE_BYTES)
+
+
+def grow_scratch(directory: Path, size_mib: int = SCRATCH_MIB) -> None:
+    """Give the scratch file the size that clients other than us can use; idempotent."""
+    if (directory / SCRATCH).stat().st_size < size_mib << 20:
+        _place_scratch(directory, size_mib << 20)
+
+
+def _place_scratch(directory: Path, size_bytes: int) -> None:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    unfinished = directory / f".scratch-{os.getpid()}"
+    unfinished = directory / f".{SCRATCH}-{os.getpid()}"
     try:
-        create_filesystem(unfinished, size_mib << 20, "scratch")
-        unfinished.rename(scratch)
+        create_filesystem(unfinished, size_bytes, SCRATCH)
+        unfinished.rename(directory / SCRATCH)
     finally:
         unfinished.unlink(missing_ok=True)
-    return True
 
 
 def sync(path: Path) -> None:

@@ -10,9 +10,7 @@ import fcntl
 import json
 import os
 import platform
-import re
 import resource
-import shutil
 import signal
 import socket as sockets
 import sys
@@ -22,10 +20,11 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypercore import _process, paths
 from hypercore.config import HostConfig
-from hypercore.containerd import blockfile
+from hypercore.containerd import blockfile, program
 from hypercore.errors import (
     DeadlineExceeded,
     HypercoreError,
@@ -35,8 +34,8 @@ from hypercore.errors import (
     from_os_error,
 )
 
-MINIMUM = (1, 7)
-"""First version with the blockfile snapshotter."""
+if TYPE_CHECKING:
+    from hypercore.containerd.client import Client
 
 START_DEADLINE_S = 60.0
 STOP_GRACE_S = 15.0
@@ -57,46 +56,6 @@ class Status:
     """its socket takes connections"""
     socket: Path
     log: Path
-
-
-def find_binary(config: HostConfig) -> Path:
-    """The containerd to run: configured, else ours, else the host's if it can do what we need.
-
-    Raises:
-        Unavailable: there is none.
-    """
-    if configured := config.binaries.get("containerd"):
-        return configured
-    ours = sorted(paths.tools_dir().glob("containerd/*/usr/bin/containerd"))
-    if ours:
-        return ours[-1]
-    found = shutil.which("containerd", path=f"{os.environ.get('PATH', '')}:/usr/local/bin")
-    if found and has_blockfile(Path(found)):
-        return Path(found)
-    raise Unavailable("no containerd with blockfile is installed", hint="run `hypercore setup`")
-
-
-def version(binary: Path) -> tuple[int, int, int]:
-    """Version that the program at `binary` reports.
-
-    Raises:
-        Unavailable: it does not run or says something else.
-    """
-    words = _output(binary, "--version")
-    found = re.search(r"\bv?(\d+)\.(\d+)\.(\d+)", words)
-    if found is None:
-        raise Unavailable(f"{binary} --version says {words.strip()!r}: not a containerd")
-    return int(found[1]), int(found[2]), int(found[3])
-
-
-def has_blockfile(binary: Path) -> bool:
-    """Whether this containerd is new enough and was built with the blockfile snapshotter."""
-    try:
-        if version(binary)[:2] < MINIMUM:
-            return False
-        return "io.containerd.snapshotter.v1.blockfile" in _output(binary, "config", "default")
-    except Unavailable:
-        return False
 
 
 def render_config() -> str:
@@ -151,21 +110,21 @@ async def start(config: HostConfig, *, deadline_s: float = START_DEADLINE_S) -> 
     """
     if os.geteuid() != 0:
         raise PermissionDenied("starting containerd needs root", hint="run as root")
+    if config.containerd_socket.absolute() != paths.containerd_socket().absolute():
+        raise StateError(
+            f"the containerd at {config.containerd_socket} is not ours to start",
+            hint=f"start it by its own means, or remove its socket from {paths.config_file()}",
+        )
     async with _locked(deadline_s):
         if _find()[0]:
             await _wait_until_serving(deadline_s)
             return status()
-        socket = paths.containerd_socket()
-        if other := _peer(socket):
-            raise StateError(
-                f"process {other}, not started by hypercore, serves {socket}",
-                hint="unset HYPERCORE_CONTAINERD_SOCKET, or choose another HYPERCORE_RUN_DIR",
-            )
-        binary = find_binary(config)
+        await _require_free(paths.containerd_socket(), deadline_s)
+        binary = await asyncio.to_thread(program.find, config)
         await asyncio.to_thread(_prepare_files)
         await _spawn(binary, deadline_s)
         try:
-            await _require_blockfile()
+            await _prepare_snapshotter(config.namespace)
         except BaseException:
             await asyncio.shield(_end(*_find()))
             raise
@@ -211,6 +170,19 @@ def _prepare_files() -> None:
                 newer.rename(older)
     except OSError as exc:
         raise from_os_error(exc, f"prepare {exc.filename or paths.data_dir()}") from exc
+
+
+async def _require_free(socket: Path, deadline_s: float) -> None:
+    """Refuse to take over a socket that another process serves."""
+    end = time.monotonic() + deadline_s
+    while other := _peer(socket):
+        dying = other > 0 and not _process.start_time(other)  # killed, but its files still open
+        if not dying or time.monotonic() > end:
+            raise StateError(
+                f"process {other}, not started by hypercore, serves {socket}",
+                hint="unset HYPERCORE_CONTAINERD_SOCKET, or choose another HYPERCORE_RUN_DIR",
+            )
+        await asyncio.sleep(0.02)
 
 
 async def _spawn(binary: Path, deadline_s: float) -> None:
@@ -306,8 +278,18 @@ async def _wait_until_serving(deadline_s: float) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _require_blockfile() -> None:
+async def _prepare_snapshotter(namespace: str) -> None:
+    """Check that blockfile works, and have what images are unpacked onto before it is needed."""
+    from hypercore.containerd import unpack
     from hypercore.containerd.client import Client
+
+    async with Client(namespace=namespace) as client:
+        await _require_blockfile(client)
+        await unpack.ensure_base(client)
+    await asyncio.to_thread(blockfile.grow_scratch, paths.blockfile_dir())
+
+
+async def _require_blockfile(client: "Client") -> None:
     from hypercore.proto.containerd_introspection_pb import (
         Introspection,
         PluginsRequest,
@@ -315,8 +297,7 @@ async def _require_blockfile() -> None:
     )
 
     request = PluginsRequest(filters=["id==blockfile"])
-    async with Client() as client:
-        reply = await client.unary(Introspection, "Plugins", request, PluginsResponse)
+    reply = await client.unary(Introspection, "Plugins", request, PluginsResponse)
     if not reply.plugins:
         raise Unavailable("this containerd has no blockfile snapshotter", hint="use 1.7 or newer")
     failed = reply.plugins[0].init_err
@@ -377,16 +358,14 @@ def _find() -> tuple[int, int]:
     if not paths.containerd_config().exists():
         return 0, 0
     wanted = os.fsencode(paths.containerd_config())
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
             continue
-        pid = int(entry.name)
-        start_time = _process.start_time(pid)
-        with suppress(OSError):
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                argv = file.read().split(b"\0")
+        start_time = _process.start_time(int(name))
+        with suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+            argv = file.read().split(b"\0")
             if argv[1:3] == [b"--config", wanted] and start_time:
-                return pid, start_time
+                return int(name), start_time
     return 0, 0
 
 
@@ -431,20 +410,6 @@ def _search_path(binary: Path) -> str:
     places = [package.parent / "bin", Path(sysconfig.get_path("scripts")), binary.parent]
     inherited = os.environ.get("PATH") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
     return os.pathsep.join([*map(str, places), inherited])
-
-
-def _output(binary: Path, *args: str) -> str:
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            [binary, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise Unavailable(f"{binary} does not run: {exc}", hint="run `hypercore setup`") from exc
-    if done.returncode != 0:
-        raise Unavailable(f"{binary} {' '.join(args)} failed: {done.stderr.strip()}")
-    return done.stdout
 
 
 def _quoted(path: Path) -> str:

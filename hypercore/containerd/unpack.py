@@ -51,7 +51,6 @@ SNAPSHOT_LABEL = f"containerd.io/gc.ref.snapshot.{snapshots.BLOCKFILE}"
 ROOT_LABEL = "containerd.io/gc.root"
 LAYER_TIMEOUT_S = 1800.0
 
-_BASE_BYTES = 256 << 10
 _ATTEMPTS = 4
 _SPARE_BYTES = 64 << 20
 
@@ -133,7 +132,7 @@ async def _unpack(
     chain: str,
     progress: ProgressCallback,
 ) -> None:
-    await _ensure_base(client)
+    await ensure_base(client)
     need_bytes = sum([await _unpacked_bytes(client, layer) for layer in layers])
     # Files take whole blocks: an image of many small ones needs twice its tar's size and more.
     size_bytes = max(blockfile.SCRATCH_MIB << 20, 2 * need_bytes + 2 * _SPARE_BYTES)
@@ -177,14 +176,18 @@ async def _apply(
     progress(Progress("unpack", layers[-1].digest, len(layers), len(layers)))
 
 
-async def _ensure_base(client: Client) -> None:
+async def ensure_base(client: Client) -> None:
+    """Have the snapshot that those of images descend from; idempotent."""
     if await snapshots.stat(client, BASE) is not None:
         return
-    async with _active(client, BASE, "") as (key, _mounts, path):
-        await asyncio.to_thread(blockfile.create_filesystem, path, _BASE_BYTES, BASE)
+    async with (
+        leases.ensure(client, f"make {BASE}") as leased,
+        _active(leased, BASE, "") as (key, _mounts, path),
+    ):
+        await asyncio.to_thread(blockfile.create_filesystem, path, blockfile.BASE_BYTES, BASE)
         await asyncio.to_thread(blockfile.sync, path)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        await _commit(client, key, BASE, {ROOT_LABEL: now})
+        await _commit(leased, key, BASE, {ROOT_LABEL: now})
 
 
 @asynccontextmanager
