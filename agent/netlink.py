@@ -1,0 +1,112 @@
+"""The few rtnetlink requests the guest needs: links, addresses, default routes.
+
+Builds and sends; decides nothing. Formats: rtnetlink(7), linux/rtnetlink.h.
+"""
+
+import _socket
+import _struct
+import posix
+
+RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 18, 20, 24
+_NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 1, 4, 0x300
+_NLM_REPLACE_CREATE = 0x100 | 0x400
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RTA_OIF, _RTA_GATEWAY = 4, 5
+_IFF_UP = 1
+_IFA_F_NODAD = 2
+_RTNH_F_ONLINK = 4
+_TABLE_MAIN, _PROTO_STATIC, _TYPE_UNICAST = 254, 4, 1
+
+
+def attribute(kind, value):
+    """One attribute, padded."""
+    size = 4 + len(value)
+    return _struct.pack("=HH", size, kind) + value + bytes(-size % 4)
+
+
+def message(kind, flags, body):
+    """One request."""
+    return _struct.pack("=IHHII", 16 + len(body), kind, _NLM_REQUEST | flags, 1, 0) + body
+
+
+def link_up(index, name="", mtu=0):
+    """Request: rename a link (where a name is given), set its MTU, start it."""
+    body = _struct.pack("=BxHiII", 0, 0, index, _IFF_UP, _IFF_UP)
+    if name:
+        body += attribute(_IFLA_IFNAME, name.encode() + b"\0")
+    if mtu:
+        body += attribute(_IFLA_MTU, _struct.pack("=I", mtu))
+    return message(RTM_NEWLINK, _NLM_ACK, body)
+
+
+def add_address(index, address, prefix):
+    """Request: give a link an address (packed bytes)."""
+    family = _family(address)
+    flags = _IFA_F_NODAD if family == _socket.AF_INET6 else 0
+    body = _struct.pack("=BBBBi", family, prefix, flags, 0, index)
+    body += attribute(_IFA_LOCAL, address) + attribute(_IFA_ADDRESS, address)
+    return message(RTM_NEWADDR, _NLM_ACK | _NLM_REPLACE_CREATE, body)
+
+
+def add_default_route(index, gateway):
+    """Request: a default route; the gateway need not be in the link's own subnet."""
+    family = _family(gateway)
+    body = _struct.pack(
+        "=BBBBBBBBI",
+        family, 0, 0, 0, _TABLE_MAIN, _PROTO_STATIC, 0, _TYPE_UNICAST, _RTNH_F_ONLINK,
+    )  # fmt: skip
+    body += attribute(_RTA_GATEWAY, gateway) + attribute(_RTA_OIF, _struct.pack("=i", index))
+    return message(RTM_NEWROUTE, _NLM_ACK | _NLM_REPLACE_CREATE, body)
+
+
+def _family(address):
+    return _socket.AF_INET if len(address) == 4 else _socket.AF_INET6
+
+
+class Netlink:
+    """A NETLINK_ROUTE socket; the kernel answers each request before send returns."""
+
+    def __init__(self):
+        kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
+        self._sock = _socket.socket(_socket.AF_NETLINK, kind, 0)
+
+    def close(self):
+        self._sock.close()
+
+    def request(self, data, doing):
+        """Send one request; OSError names what we were `doing`."""
+        self._sock.send(data)
+        reply = self._sock.recv(65536)
+        error = -_struct.unpack_from("=i", reply, 16)[0]
+        if error:
+            raise OSError(error, posix.strerror(error), doing)
+
+    def links(self):
+        """All links as {MAC: index}."""
+        body = _struct.pack("=BxHiII", 0, 0, 0, 0, 0)
+        self._sock.send(message(RTM_GETLINK, _NLM_DUMP, body))
+        found = {}
+        while True:
+            data = self._sock.recv(1 << 18)
+            while len(data) >= 16:
+                size, kind = _struct.unpack_from("=IH", data)
+                if kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                    return found
+                index = _struct.unpack_from("=i", data, 20)[0]
+                mac = _find_attribute(data[32:size], _IFLA_ADDRESS)
+                if mac:
+                    found[mac.hex(":")] = index
+                data = data[(size + 3) & ~3 :]
+
+
+def _find_attribute(data, wanted):
+    while len(data) >= 4:
+        size, kind = _struct.unpack_from("=HH", data)
+        if size < 4:
+            return b""
+        if kind == wanted:
+            return data[4:size]
+        data = data[(size + 3) & ~3 :]
+    return b""
