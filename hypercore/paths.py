@@ -125,6 +125,10 @@ class MicroVMPaths:
     def vmm_log(self) -> Path:
         return self.data / "vmm.log"
 
+    def helper_log(self, role: str) -> Path:
+        """Messages of a process that serves the VMM."""
+        return self.data / f"{role}.log"
+
     @property
     def vmm_argv(self) -> Path:
         """JSON: command line of each process, by role; kept for `hypercore debug`."""
@@ -133,6 +137,11 @@ class MicroVMPaths:
     @property
     def exit_record(self) -> Path:
         return self.data / "exit.json"
+
+    @property
+    def timings(self) -> Path:
+        """Milliseconds by phase of the last start, as JSON."""
+        return self.data / "timings.json"
 
     # what does not
     @property

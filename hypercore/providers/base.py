@@ -49,8 +49,10 @@ class Probe:
     """kvm or tcg"""
     kvm_problem: str = ""
     """why it is not kvm"""
+    kernel_vsock: bool = False
+    """reach the guest by AF_VSOCK and its CID; else by the hybrid socket in its state dir"""
     vsock_helper: Path | None = None
-    """program that serves vsock over vhost-user; None: the kernel or the VMM itself does"""
+    """program that serves the hybrid socket; None: the VMM itself does, or the kernel"""
     tsc_khz: int = 0
     """rate to tell a guest that cannot calibrate its clock; 0: it can"""
 
@@ -70,6 +72,8 @@ class BootSpec:
     guest_mac: str
     """empty: no network device"""
     cid: int
+    control_port: int
+    """host port the agent dials"""
     paths: paths.MicroVMPaths
     jail: bool
 
@@ -100,15 +104,6 @@ class VmmCommand:
     """most it may use, for its cgroup"""
 
 
-@dataclass(frozen=True, slots=True)
-class VmmPlan:
-    """What to start for one VM: helpers first, the VMM last."""
-
-    commands: tuple[VmmCommand, ...]
-    kernel_vsock: bool
-    """reach the guest by AF_VSOCK and its CID; else by the hybrid socket in its state dir"""
-
-
 class Provider(ABC):
     """See the module's docstring. Providers hold no state."""
 
@@ -130,8 +125,8 @@ class Provider(ABC):
         """Kernel parameters this VMM needs, in order."""
 
     @abstractmethod
-    def render(self, boot: BootSpec, probe: Probe) -> VmmPlan:
-        """The processes of one VM. Pure."""
+    def render(self, boot: BootSpec, probe: Probe) -> tuple[VmmCommand, ...]:
+        """The processes of one VM, helpers first, the VMM last. Pure."""
 
     async def configure(self, boot: BootSpec, deadline: float) -> None:
         """Tell a VMM with an API what to boot, by `deadline` of the loop's clock.

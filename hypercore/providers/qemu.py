@@ -27,7 +27,6 @@ from hypercore.providers.base import (
     Probe,
     Provider,
     VmmCommand,
-    VmmPlan,
     require_binary,
 )
 from hypercore.spec import Disk
@@ -57,7 +56,7 @@ class QemuProvider(Provider):
         binary = require_binary(config, "qemu", "qemu-system-x86_64", hint=INSTALL_HINT)
         version = _version(binary)
         helper = None
-        if not _kernel_vsock_works():
+        if not kernel_vsock_works():
             helper = require_binary(
                 config,
                 "vhost-device-vsock",
@@ -69,6 +68,7 @@ class QemuProvider(Provider):
             version=version,
             accelerator="tcg" if problem else "kvm",
             kvm_problem=problem,
+            kernel_vsock=helper is None,
             vsock_helper=helper,
             tsc_khz=tsc.khz() if problem else 0,
         )
@@ -86,13 +86,11 @@ class QemuProvider(Provider):
             parameters.append(("tsc_early_khz", str(probe.tsc_khz)))
         return tuple(parameters)
 
-    def render(self, boot: BootSpec, probe: Probe) -> VmmPlan:
+    def render(self, boot: BootSpec, probe: Probe) -> tuple[VmmCommand, ...]:
         qemu = _render_qemu(boot, probe)
         if probe.vsock_helper is None:
-            return VmmPlan(commands=(qemu,), kernel_vsock=True)
-        return VmmPlan(
-            commands=(_render_vsock_helper(boot, probe.vsock_helper), qemu), kernel_vsock=False
-        )
+            return (qemu,)
+        return (_render_vsock_helper(boot, probe.vsock_helper), qemu)
 
     async def ask_to_stop(self, boot: BootSpec, deadline: float) -> None:
         await qmp.execute(boot.paths.api_socket, "quit", deadline)
@@ -137,9 +135,9 @@ def _render_qemu(boot: BootSpec, probe: Probe) -> VmmCommand:
 
     argv += ["-chardev", f"socket,id=api,fd={fd('api')},server=on,wait=off"]
     argv += ["-mon", "chardev=api,mode=control"]
-    # A file chardev opens its path; an fd set lends it our pipe under one.
+    # A file chardev opens its path; an fd set lends it our pipe, which cannot be truncated.
     argv += ["-add-fd", f"fd={fd('console')},set=0,opaque=console"]
-    argv += ["-chardev", "file,id=console,path=/dev/fdset/0"]
+    argv += ["-chardev", "file,id=console,path=/dev/fdset/0,append=on"]
     argv += ["-serial", "chardev:console"]
     for index, disk in enumerate(boot.disks):
         argv += _disk_arguments(disk, index, fd(f"disk{index}"))
@@ -252,7 +250,7 @@ def parse_version(text: str) -> str:
     return match[1] if match else ""
 
 
-def _kernel_vsock_works() -> bool:
+def kernel_vsock_works() -> bool:
     """Whether /dev/vhost-vsock is more than a name."""
     try:
         fd = os.open(VHOST_VSOCK, os.O_RDWR | os.O_CLOEXEC)

@@ -24,7 +24,12 @@ TCG = Probe(
     vsock_helper=HELPER,
     tsc_khz=2596144,
 )
-KVM = Probe(binary=Path("/opt/qemu/bin/qemu-system-x86_64"), version="9.2.0", accelerator="kvm")
+KVM = Probe(
+    binary=Path("/opt/qemu/bin/qemu-system-x86_64"),
+    version="9.2.0",
+    accelerator="kvm",
+    kernel_vsock=True,
+)
 
 
 @pytest.fixture
@@ -43,16 +48,15 @@ def boot(monkeypatch: pytest.MonkeyPatch) -> BootSpec:
         ),
         guest_mac="02:00:00:00:00:01",
         cid=7,
+        control_port=10788,
         paths=MicroVMPaths("vm1"),
         jail=True,
     )
 
 
 def test_qemu_under_tcg_with_a_vsock_helper(boot: BootSpec) -> None:
-    plan = qemu.QemuProvider().render(boot, TCG)
+    helper, vmm = qemu.QemuProvider().render(boot, TCG)
 
-    helper, vmm = plan.commands
-    assert not plan.kernel_vsock
     assert list(helper.argv) == [
         str(HELPER),
         *("--guest-cid", "7"),
@@ -82,7 +86,7 @@ def test_qemu_under_tcg_with_a_vsock_helper(boot: BootSpec) -> None:
         *("-chardev", "socket,id=api,fd=3,server=on,wait=off"),
         *("-mon", "chardev=api,mode=control"),
         *("-add-fd", "fd=4,set=0,opaque=console"),
-        *("-chardev", "file,id=console,path=/dev/fdset/0"),
+        *("-chardev", "file,id=console,path=/dev/fdset/0,append=on"),
         *("-serial", "chardev:console"),
         *("-add-fd", "fd=5,set=1,opaque=hc0"),
         "-blockdev",
@@ -109,10 +113,8 @@ def test_qemu_under_tcg_with_a_vsock_helper(boot: BootSpec) -> None:
 
 
 def test_qemu_under_kvm_with_the_kernels_vsock(boot: BootSpec) -> None:
-    plan = qemu.QemuProvider().render(replace(boot, guest_mac="", initrd_path=None), KVM)
+    (vmm,) = qemu.QemuProvider().render(replace(boot, guest_mac="", initrd_path=None), KVM)
 
-    (vmm,) = plan.commands
-    assert plan.kernel_vsock
     assert vmm.fds == ("api", "console", "disk0", "disk1", "vhost-vsock")
     number = FIRST_FD + vmm.fds.index("vhost-vsock")
     assert f"vhost-vsock-device,guest-cid=7,vhostfd={number}" in vmm.argv
@@ -126,8 +128,8 @@ def test_qemu_under_kvm_with_the_kernels_vsock(boot: BootSpec) -> None:
 
 
 def test_qemu_without_a_jail_is_not_sandboxed(boot: BootSpec) -> None:
-    plan = qemu.QemuProvider().render(replace(boot, jail=False), KVM)
-    assert "-sandbox" not in plan.commands[-1].argv
+    (vmm,) = qemu.QemuProvider().render(replace(boot, jail=False), KVM)
+    assert "-sandbox" not in vmm.argv
 
 
 def test_only_a_guest_that_cannot_calibrate_is_told_the_tsc_rate() -> None:

@@ -1,0 +1,132 @@
+"""One cgroup per microVM, where the host lets us: version 2, else the version 1 controllers found.
+
+Bounds what a VMM gone wild can take. A host without a writable cgroup tree is no error; the caller
+says so in its log. Standard library only: reclaim.py loads it.
+"""
+
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypercore import slots
+
+PARENT = "hypercore"
+CONTROLLERS = ("memory", "pids", "cpu")
+_V1_LIMITS = {"memory": "memory.limit_in_bytes", "pids": "pids.max"}
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """A mounted cgroup tree."""
+
+    root: Path
+    version: int
+    controllers: frozenset[str]
+
+
+def hierarchies(mountinfo: str) -> tuple[Hierarchy, ...]:
+    """The trees to use, from /proc/self/mountinfo's text: one of version 2, or version 1's."""
+    found: list[Hierarchy] = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        if len(fields) < 5 or len(kind) < 3:
+            continue
+        root = Path(fields[4].replace("\\040", " "))
+        if kind[0] == "cgroup2":
+            controllers = _read_words(root / "cgroup.controllers")
+            if {"memory", "pids"} <= controllers:
+                return (Hierarchy(root, 2, frozenset(controllers & set(CONTROLLERS))),)
+        elif kind[0] == "cgroup":
+            controllers = set(kind[-1].split(",")) & set(CONTROLLERS)
+            if controllers:
+                found.append(Hierarchy(root, 1, frozenset(controllers)))
+    return tuple(found)
+
+
+def create(microvm_id: str, *, memory_bytes: int, pids: int) -> list[int]:
+    """Make the microVM's cgroup; returns open fds through which its processes enter it.
+
+    The caller closes them. Idempotent.
+
+    Raises:
+        OSError: there is no cgroup tree here that we may write; nothing is left behind.
+    """
+    trees = hierarchies(Path("/proc/self/mountinfo").read_text())
+    if not trees:
+        raise OSError(errno.ENOENT, "no cgroup tree with the memory and pids controllers")
+    fds: list[int] = []
+    try:
+        for tree in trees:
+            directory = _make(tree, _name(microvm_id))
+            if tree.version == 2:
+                _write(directory / "memory.max", memory_bytes)
+                _write(directory / "pids.max", pids)
+            else:
+                limits = {"memory": memory_bytes, "pids": pids}
+                for controller in tree.controllers & limits.keys():
+                    _write(directory / _V1_LIMITS[controller], limits[controller])
+            entry = "cgroup.procs"
+            fds.append(os.open(directory / entry, os.O_WRONLY | os.O_CLOEXEC))
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        with contextlib.suppress(OSError):
+            delete(microvm_id)
+        raise
+    return fds
+
+
+def delete(microvm_id: str) -> None:
+    """Remove the microVM's cgroup, which must be empty. Idempotent."""
+    for tree in hierarchies(Path("/proc/self/mountinfo").read_text()):
+        parent = tree.root / PARENT
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(parent / _name(microvm_id))
+        try:
+            os.rmdir(parent)
+        except OSError as exc:  # other microVMs are in it, or it never was
+            if exc.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT, errno.EROFS):
+                raise
+
+
+def _name(microvm_id: str) -> str:
+    return slots.tag(microvm_id).replace("/", "_")
+
+
+def _make(tree: Hierarchy, name: str) -> Path:
+    directory = tree.root / PARENT / name
+    for _ in range(16):  # another microVM's delete may remove the parent in between
+        try:
+            (tree.root / PARENT).mkdir(exist_ok=True)
+            if tree.version == 2:
+                for level in (tree.root, tree.root / PARENT):
+                    _enable(level, tree.controllers)
+            directory.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            continue
+        return directory
+    raise OSError(errno.EAGAIN, "the cgroup's parent keeps disappearing", str(directory))
+
+
+def _enable(directory: Path, controllers: frozenset[str]) -> None:
+    missing = controllers - _read_words(directory / "cgroup.subtree_control")
+    if missing:
+        _write(directory / "cgroup.subtree_control", " ".join(f"+{c}" for c in sorted(missing)))
+
+
+def _read_words(path: Path) -> set[str]:
+    try:
+        return set(path.read_text().split())
+    except OSError:
+        return set()
+
+
+def _write(path: Path, value: int | str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, str(value).encode())
+    finally:
+        os.close(fd)

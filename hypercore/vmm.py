@@ -1,0 +1,224 @@
+"""The VMM process and its helpers: spawn confined, watch the exit, stop softly then hard.
+
+Knows processes, not microVMs: which ones, in what order and with which fds is microvm.py's and
+the provider's. A process is watched by its pidfd; its end is a future, never a poll.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypercore import _inotify, _process, processes
+from hypercore.errors import InvalidArgument, VmmError, from_os_error
+from hypercore.providers.base import FIRST_FD, VmmCommand
+
+NAMESPACES = (
+    _process.CLONE_NEWNS
+    | _process.CLONE_NEWPID
+    | _process.CLONE_NEWNET
+    | _process.CLONE_NEWIPC
+    | _process.CLONE_NEWUTS
+)
+SYSTEM_DIRECTORIES = ("/usr", "/lib", "/lib32", "/lib64", "/libx32")
+SYSTEM_FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom")
+OPEN_FILES = 4096
+KILL_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """Whom the processes of one microVM run as, and where."""
+
+    uid: int
+    gid: int
+    jail_root: Path
+    """an existing directory of ours; the process's own root is mounted over it, unseen by us"""
+    device_dir: Path
+    """where device nodes are made for the moment of the start, on a filesystem that allows them"""
+
+
+class VmmProcess:
+    """One process of a microVM, from its spawn to `close`. Bound to the running event loop.
+
+    `exited` is done with the exit code, or −signal.
+    """
+
+    def __init__(self, role: str, pid: int, pidfd: int) -> None:
+        self.role = role
+        self.pid = pid
+        self.pidfd = pidfd
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self._loop.add_reader(pidfd, self._on_exit)
+
+    def _on_exit(self) -> None:
+        status = _process.reap(self.pidfd)
+        if status is None:
+            return
+        self._loop.remove_reader(self.pidfd)
+        if not self.exited.done():
+            self.exited.set_result(status)
+
+    def send_signal(self, number: int) -> None:
+        """Does nothing to a process that has ended."""
+        if self.pidfd >= 0 and not self.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                _process.send_signal(self.pidfd, number)
+
+    async def kill(self) -> None:
+        """SIGKILL and wait for the end.
+
+        Raises:
+            VmmError: the kernel has not let go of it in KILL_TIMEOUT_S.
+        """
+        self.send_signal(signal.SIGKILL)
+        done, _ = await asyncio.wait({self.exited}, timeout=KILL_TIMEOUT_S)
+        if not done:
+            raise VmmError(
+                f"{self.role} (pid {self.pid}) survives SIGKILL: it hangs in the kernel"
+            )
+
+    def close(self) -> None:
+        """Let go of the pidfd. Idempotent; a process still running is no longer watched."""
+        fd, self.pidfd = self.pidfd, -1
+        if fd >= 0:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+
+
+def spawn(
+    command: VmmCommand,
+    *,
+    microvm_id: str,
+    record_file: Path,
+    fds: Mapping[str, int],
+    log_fd: int,
+    confinement: Confinement | None,
+    cgroup_fds: Sequence[int],
+) -> VmmProcess:
+    """Start one process; returns once it has been exec'ed.
+
+    Args:
+        fds: the fds its command names, by name; they stay the caller's.
+        log_fd: its stdout and stderr.
+        confinement: None: as root in the host's namespaces, for debugging.
+
+    Raises:
+        HypercoreError: it could not be started; the message names the step.
+    """
+    processes.record_intent(record_file, command.role)
+    places = [(fds[name], FIRST_FD + index) for index, name in enumerate(command.fds)]
+    no_core = (resource.RLIMIT_CORE, 0, 0)
+    open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    with contextlib.ExitStack() as nodes:
+        jail = _render_jail(command, confinement, nodes) if confinement is not None else None
+        try:
+            pid, pidfd = _process.spawn(
+                command.argv,
+                env=processes.environment(microvm_id),
+                fds=[(log_fd, 1), (log_fd, 2), *places],
+                uid=confinement.uid if confinement else -1,
+                gid=confinement.gid if confinement else -1,
+                namespaces=NAMESPACES if confinement else 0,
+                cgroup_fds=cgroup_fds,
+                rlimits=(no_core, (resource.RLIMIT_NOFILE, open_files, open_files)),
+                root=jail,
+            )
+        except OSError as exc:
+            raise from_os_error(
+                exc, f"start {command.role} of microVM {microvm_id} ({exc.filename})"
+            ) from exc
+    try:
+        processes.record(record_file, command.role, pid)
+        return VmmProcess(command.role, pid, pidfd)
+    except BaseException:
+        _process.send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+        raise
+
+
+async def wait_for_paths(wanted: Sequence[Path], directory: Path) -> None:
+    """Wait until all of `wanted` exist in `directory`. The caller sets the deadline."""
+    loop = asyncio.get_running_loop()
+    watch_fd = _inotify.watch_directory(str(directory))
+    changed = asyncio.Event()
+
+    def on_change() -> None:
+        os.read(watch_fd, 4096)
+        changed.set()
+
+    loop.add_reader(watch_fd, on_change)
+    try:
+        while not all(path.exists() for path in wanted):
+            changed.clear()
+            await changed.wait()
+    finally:
+        loop.remove_reader(watch_fd)
+        os.close(watch_fd)
+
+
+def describe_status(status: int) -> str:
+    """`ended with status 1` or `was killed by SIGSEGV`."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+def check_readable(path: Path, what: str) -> None:
+    """Refuse a file that a confined VMM, which is no owner of it, cannot read.
+
+    Raises:
+        InvalidArgument: names `what`, the path and the way out.
+        NotFound: there is no such file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as exc:
+        raise from_os_error(exc, f"read {what} {path}") from exc
+    if not stat.S_ISREG(mode):
+        raise InvalidArgument(f"{what} = {str(path)!r} is not a file")
+    if not mode & stat.S_IROTH:
+        raise InvalidArgument(
+            f"{what} = {str(path)!r} cannot be read by the VMM, which does not run as root",
+            hint=f"chmod o+r {path}",
+        )
+
+
+def _render_jail(
+    command: VmmCommand, confinement: Confinement, nodes: contextlib.ExitStack
+) -> _process.Jail:
+    """The process's root. Device nodes are made for it and unlinked once `nodes` unwinds.
+
+    Its mount keeps a node alive; the host's own has an owner and mode of the host's choosing.
+    """
+    binds: list[_process.Bind] = []
+    symlinks: list[tuple[str, str]] = []
+    for name in SYSTEM_DIRECTORIES:
+        if os.path.islink(name):
+            symlinks.append((os.readlink(name), name))
+        elif os.path.isdir(name):
+            binds.append(_process.Bind(name, name))
+    binds += [_process.Bind(f, f, is_file=True) for f in SYSTEM_FILES if os.path.exists(f)]
+    for bind in command.binds:
+        path = str(bind.path)
+        binds.append(_process.Bind(path, path, bind.read_only, bind.path.is_file()))
+    for device in command.devices:
+        node = confinement.device_dir / f".{device.name}"
+        with contextlib.suppress(FileNotFoundError):
+            node.unlink()
+        os.mknod(node, stat.S_IFCHR | 0o600, device.stat().st_rdev)
+        nodes.callback(node.unlink)
+        os.chown(node, confinement.uid, confinement.gid)
+        binds.append(_process.Bind(str(node), str(device), read_only=False, is_file=True))
+    return _process.Jail(
+        root=str(confinement.jail_root), binds=tuple(binds), symlinks=tuple(symlinks)
+    )

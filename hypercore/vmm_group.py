@@ -1,0 +1,219 @@
+"""The processes of one microVM, which live and die together, and the logs they fill.
+
+A VMM whose vsock helper is gone runs on and says nothing; so the first to end takes the others
+with it, and the group's end is the microVM's. Starts what it is told; order and meaning are
+microvm.py's, but for one thing: the process called `vmm` is the one the others serve. Bound to the
+running event loop.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypercore import vmm
+from hypercore.bounded_log import BoundedLog, last_lines
+from hypercore.errors import DeadlineExceeded, VmmError, from_os_error
+from hypercore.paths import MicroVMPaths
+from hypercore.providers.base import VmmCommand
+
+VMM = "vmm"
+ORPHAN_S = 0.2
+"""How long a VMM may outlive a helper: a VMM that ends by itself is seen by its helpers first."""
+SOCKETS_TIMEOUT_S = 10.0
+"""For a helper to make its sockets; it takes 3 ms."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class VmmExit:
+    """How a microVM's processes ended: `role` is the one that did so by itself."""
+
+    role: str
+    status: int
+    """exit code, or −signal"""
+    unix_ns: int
+
+    def __str__(self) -> str:
+        return f"{self.role} {vmm.describe_status(self.status)}"
+
+
+class VmmGroup:
+    """See the module. `exited` is done once every process has ended; await it shielded."""
+
+    def __init__(self, files: MicroVMPaths) -> None:
+        self.files = files
+        self.exited: asyncio.Future[VmmExit] = asyncio.get_running_loop().create_future()
+        self.first_exit: VmmExit | None = None
+        self._processes: list[vmm.VmmProcess] = []
+        self._logs: dict[str, BoundedLog] = {}
+        self._orphan_timer: asyncio.TimerHandle | None = None
+
+    def open_console(self) -> int:
+        """Open the console's log; returns its writing end, to lend to the VMM."""
+        return self._open_log("console", self.files.console_log).write_fd
+
+    async def spawn(
+        self,
+        command: VmmCommand,
+        *,
+        fds: dict[str, int],
+        confinement: vmm.Confinement | None,
+        cgroup_fds: Sequence[int],
+    ) -> None:
+        """Start one process, and wait for the sockets it is to make.
+
+        Raises:
+            HypercoreError: it cannot be started, or one of the group ended first.
+        """
+        if command.role == VMM:
+            log = self._open_log(VMM, self.files.vmm_log)
+        else:
+            log = self._open_log(command.role, self.files.helper_log(command.role))
+        if confinement is not None and command.sockets:
+            os.chown(self.files.vmm_dir, confinement.uid, confinement.gid)
+        process = vmm.spawn(
+            command,
+            microvm_id=self.files.microvm_id,
+            record_file=self.files.processes,
+            fds=fds,
+            log_fd=log.write_fd,
+            confinement=confinement,
+            cgroup_fds=cgroup_fds,
+        )
+        self._processes.append(process)
+        process.exited.add_done_callback(lambda _: self._on_exit(process))
+        if command.sockets:
+            deadline = asyncio.get_running_loop().time() + SOCKETS_TIMEOUT_S
+            await self.unless_exited(
+                vmm.wait_for_paths(command.sockets, self.files.vmm_dir),
+                deadline,
+                f"{command.role} did not make its sockets in time",
+            )
+            if confinement is not None:
+                # No guest has run yet. From here on nobody but root can put another socket, or
+                # a link, where we connect to this one.
+                os.chown(self.files.vmm_dir, 0, confinement.gid)
+                os.chmod(self.files.vmm_dir, 0o710)
+
+    def all_started(self) -> None:
+        """Keep no writing end of the logs: they end with the processes."""
+        for log in self._logs.values():
+            log.close_writer()
+
+    async def kill(self) -> None:
+        """End them all now. Idempotent.
+
+        Raises:
+            VmmError: one survives SIGKILL.
+        """
+        for process in self._processes:
+            process.send_signal(signal.SIGKILL)
+        for process in self._processes:
+            await process.kill()
+
+    async def close(self) -> None:
+        """Kill, and let go of everything in this process. Idempotent."""
+        try:
+            await self.kill()
+        finally:
+            if self._orphan_timer is not None:
+                self._orphan_timer.cancel()
+            for process in self._processes:
+                process.close()
+            for log in self._logs.values():
+                log.close()
+
+    def note(self, line: str) -> None:
+        """Add a line of ours to the VMM's log."""
+        self._open_log(VMM, self.files.vmm_log).note(line)
+
+    async def unless_exited(self, coro: Coroutine[Any, Any, T], deadline: float, late: str) -> T:
+        """What `coro` gives, unless a process ends or `deadline` (loop time) passes first.
+
+        A result that comes too late is closed, if it is a socket or the like.
+
+        Raises:
+            VmmError: a process ended; carries its own last words.
+            DeadlineExceeded: with `late` as its message.
+        """
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(coro)
+        first: set[asyncio.Future[Any]] = {task, self.exited}
+        try:
+            await asyncio.wait(
+                first,
+                timeout=max(0.0, deadline - loop.time()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self.exited.done():
+                raise self.error()
+            if not task.done():
+                raise DeadlineExceeded(
+                    f"microVM {self.files.microvm_id}: {late}", detail=self.last_words()
+                )
+            return task.result()
+        except BaseException:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled() and task.exception() is None:
+                close = getattr(task.result(), "close", None)
+                if close is not None:
+                    close()
+            raise
+
+    def error(self) -> VmmError:
+        """The end of the group as an error, with its last words."""
+        self._drain_logs()
+        said = ""
+        if self.first_exit is not None and self.first_exit.role in self._logs:
+            said = last_lines(self._logs[self.first_exit.role].path, 1)
+        return VmmError(
+            f"microVM {self.files.microvm_id}: {self.first_exit}" + (f": {said}" if said else ""),
+            detail=self.last_words(),
+        )
+
+    def last_words(self) -> str:
+        """The last lines of all logs."""
+        texts = {log.path: last_lines(log.path) for log in self._logs.values()}
+        return "\n".join(f"{path} ends with:\n{text}" for path, text in texts.items() if text)
+
+    def _open_log(self, name: str, path: Path) -> BoundedLog:
+        if name not in self._logs:
+            try:
+                self._logs[name] = BoundedLog(path)
+            except OSError as exc:
+                raise from_os_error(exc, f"open the log {path}") from exc
+        return self._logs[name]
+
+    def _on_exit(self, process: vmm.VmmProcess) -> None:
+        if process.role == VMM:
+            self._take_down(process)
+        elif self._orphan_timer is None:
+            loop = asyncio.get_running_loop()
+            self._orphan_timer = loop.call_later(ORPHAN_S, self._take_down, process)
+        self._finish()
+
+    def _take_down(self, cause: vmm.VmmProcess) -> None:
+        """End the others, unless that was done: `cause` has ended."""
+        if self.first_exit is None:
+            self.first_exit = VmmExit(cause.role, cause.exited.result(), time.time_ns())
+            for other in self._processes:
+                other.send_signal(signal.SIGKILL)
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.first_exit is None or self.exited.done():
+            return
+        if all(process.exited.done() for process in self._processes):
+            self._drain_logs()
+            self.exited.set_result(self.first_exit)
+
+    def _drain_logs(self) -> None:
+        for log in self._logs.values():
+            log.drain()
