@@ -615,6 +615,7 @@ int main(int argc, char **argv)
         printf("%s:\n  Version:  %s\n", name, HYPERCORE_VERSION);
         return 0;
     }
+    setenv("HYPERCORE_VERSION", HYPERCORE_VERSION, 1);
     if (o.info)
         become_script("info", argc, argv);
     if (strcmp(o.action, "delete") == 0)

@@ -1,0 +1,161 @@
+"""config.json of the host → config.json for the guest."""
+
+import json
+
+import pytest
+
+from hypercore.errors import InvalidArgument, NotFound
+from hypercore.shim import guest_spec
+
+CONFIG = {
+    "ociVersion": "1.2.0",
+    "process": {
+        "args": ["sh"],
+        "cwd": "/",
+        "user": {"uid": 7},
+        "apparmorProfile": "docker-default",
+        "selinuxLabel": "x",
+        "oomScoreAdj": 500,
+    },
+    "root": {"path": "/run/bundle/rootfs", "readonly": True},
+    "hostname": "box",
+    "mounts": [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"]},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro", "rro"]},
+    ],
+    "linux": {
+        "cgroupsPath": "system.slice:cri:abc",
+        "namespaces": [
+            {"type": "pid"},
+            {"type": "ipc", "path": "/proc/1/ns/ipc"},
+            {"type": "mount"},
+            {"type": "network", "path": "/var/run/netns/x"},
+        ],
+        "mountLabel": "x",
+        "intelRdt": {},
+        "maskedPaths": ["/proc/kcore"],
+        "resources": {"memory": {"limit": 1 << 20}},
+    },
+}
+
+
+def translated(**changes):
+    return guest_spec.translate({**CONFIG, **changes}, "abc").config
+
+
+def test_what_belongs_to_the_host_is_left_out():
+    config = translated()
+    assert config["ociVersion"] == "1.0.2"
+    assert config["root"] == {"path": "rootfs", "readonly": True}
+    assert config["process"] == {"args": ["sh"], "cwd": "/", "user": {"uid": 7}}
+    assert config["hostname"] == "box"
+    linux = config["linux"]
+    assert linux["cgroupsPath"] == "/hypercore/abc"
+    assert linux["namespaces"] == [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}]
+    assert linux["maskedPaths"] == ["/proc/kcore"]
+    assert linux["resources"] == {"memory": {"limit": 1 << 20}}
+    assert not {"mountLabel", "intelRdt"} & linux.keys()
+    assert config["mounts"][1]["options"] == ["ro"]
+
+
+def test_the_host_document_is_not_changed():
+    before = json.dumps(CONFIG)
+    translated()
+    assert json.dumps(CONFIG) == before
+
+
+def test_files_are_copied_and_other_binds_refused_by_name(tmp_path):
+    source = tmp_path / "r"
+    source.write_bytes(b"nameserver 192.0.2.1\n")
+    bind = {"destination": "/etc/resolv.conf", "type": "bind", "source": str(source)}
+    spec = guest_spec.translate({**CONFIG, "mounts": [bind]}, "abc")
+    assert spec.config["mounts"] == []
+    assert [(f.path, f.content) for f in spec.files] == [
+        ("/etc/resolv.conf", b"nameserver 192.0.2.1\n")
+    ]
+    assert guest_spec.network_files(spec, ["192.0.2.9"], [])[0].content.endswith(b".1\n")
+
+    other = {"destination": "/data", "type": "none", "source": "/srv", "options": ["rbind"]}
+    with pytest.raises(InvalidArgument, match="bind mount of /srv on /data"):
+        translated(mounts=[other])
+    with pytest.raises(NotFound, match="/nonexistent"):
+        translated(mounts=[{**bind, "source": "/nonexistent"}])
+
+
+def test_network_files():
+    spec = guest_spec.translate(CONFIG, "abc")
+    assert guest_spec.network_files(spec, [], []) == ()
+    resolv, hosts = guest_spec.network_files(spec, ["192.0.2.1", "192.0.2.2"], ["example.org"])
+    assert resolv.content == b"nameserver 192.0.2.1\nnameserver 192.0.2.2\nsearch example.org\n"
+    assert b"127.0.1.1\tbox\n" in hosts.content
+
+
+@pytest.mark.parametrize("name", ["prestart", "poststop", "startContainer"])
+def test_hooks_are_refused(name):
+    with pytest.raises(InvalidArgument, match=f"hooks.{name}"):
+        translated(hooks={name: [{"path": "/bin/true"}]})
+
+
+def test_windows_is_refused():
+    with pytest.raises(InvalidArgument, match="windows"):
+        translated(windows={})
+
+
+def rules(seccomp):
+    return guest_spec.deny_vsock(seccomp)["syscalls"]
+
+
+def test_vsock_is_denied_without_a_profile():
+    deny, socketcall = rules(None)
+    assert deny["names"] == ["socket"]
+    assert deny["args"] == [{"index": 0, "value": 40, "op": "SCMP_CMP_EQ"}]
+    assert socketcall["names"] == ["socketcall"]
+
+
+def test_vsock_is_denied_by_a_profile_that_allows_socket():
+    profile = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "syscalls": [{"names": ["read", "socket"], "action": "SCMP_ACT_ALLOW"}],
+    }
+    assert rules(profile) == [
+        {"names": ["read"], "action": "SCMP_ACT_ALLOW"},
+        {
+            "names": ["socket"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": 40, "op": "SCMP_CMP_NE"}],
+        },
+    ]
+
+
+def test_a_profile_that_tells_families_apart_is_kept():
+    socket = {
+        "names": ["socket"],
+        "action": "SCMP_ACT_ALLOW",
+        "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}],
+    }
+    assert rules({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [socket]}) == [socket]
+
+
+def test_only_harmless_devices_are_kept():
+    linux = {
+        **CONFIG["linux"],
+        "devices": [
+            {"path": "/dev/null", "type": "c", "major": 1, "minor": 3},
+            {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0},
+        ],
+    }
+    assert [d["path"] for d in translated(linux=linux)["linux"]["devices"]] == ["/dev/null"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("{", "no JSON document"), ("[]", "no JSON object")]
+)
+def test_bad_config_json(tmp_path, text, problem):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InvalidArgument, match=problem):
+        guest_spec.load(tmp_path)
+
+
+def test_missing_config_json(tmp_path):
+    with pytest.raises(InvalidArgument, match="does not exist"):
+        guest_spec.load(tmp_path)
