@@ -1,0 +1,33 @@
+"""hypercore: OCI images in microVMs, through containerd.
+
+Public names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["Engine", "HostConfig", "HypercoreError", "MicroVM", "SpawnSpec", "__version__"]
+
+_HOMES = {
+    "Engine": "hypercore.engine",
+    "HostConfig": "hypercore.config",
+    "HypercoreError": "hypercore.errors",
+    "MicroVM": "hypercore.microvm",
+    "SpawnSpec": "hypercore.spec",
+}
+
+if TYPE_CHECKING:
+    from hypercore.config import HostConfig
+    from hypercore.engine import Engine
+    from hypercore.errors import HypercoreError
+    from hypercore.microvm import MicroVM
+    from hypercore.spec import SpawnSpec
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hypercore' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -7,18 +7,19 @@ means on this host (provider, interface, guest assets) is decided later, by the 
 import re
 from pathlib import Path
 
+from hypercore import providers
+from hypercore.containerd import reference
 from hypercore.errors import HypercoreError, InvalidArgument
+from hypercore.hostnet import interfaces
 from hypercore.spec import HardwareSpec, NetworkSpec, SpawnSpec, WorkloadSpec
 from hypercore.tomlfile import Table, load, nearest
 
 DEFAULT_FILE = Path("hac.toml")
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 64, 1024 * 1024
 MAX_CORES = 64
-PROVIDERS = ("firecracker", "cloud-hypervisor", "cloudhypervisor", "qemu", "unikernel")
 PROVIDER_ALIASES = {"cloudhypervisor": "cloud-hypervisor"}
 NETWORK_MODES = ("nat", "bridge", "netns", "none")
 
-_REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]*")
 _ENV = re.compile(r"[^=\0\s]+=[^\0]*", re.DOTALL)
 
 
@@ -41,8 +42,8 @@ def parse(path: Path, *, ref: str = "", check_host: bool = True) -> SpawnSpec:
     workload = document.table("workload")
     document.finish()
     file_ref = hardware.text("ref")
-    if file_ref and (problem := ref_problem(file_ref)):
-        hardware.fail("ref", problem)
+    if file_ref:
+        _check_ref(hardware, file_ref)
     spec = SpawnSpec(
         ref=ref or file_ref,
         provider=_provider(vm),
@@ -69,7 +70,7 @@ def parse(path: Path, *, ref: str = "", check_host: bool = True) -> SpawnSpec:
 
 def _provider(vm: Table) -> str:
     name = vm.text("provider")
-    if "provider" in vm and name not in PROVIDERS:
+    if "provider" in vm and PROVIDER_ALIASES.get(name, name) not in providers.NAMES:
         vm.fail("provider", "unknown provider", hint=_provider_hint(name))
     return PROVIDER_ALIASES.get(name, name)
 
@@ -80,13 +81,14 @@ def provider_name(name: str) -> str:
     Raises:
         InvalidArgument: there is no such provider.
     """
-    if name not in PROVIDERS:
+    canonical = PROVIDER_ALIASES.get(name, name)
+    if canonical not in providers.NAMES:
         raise InvalidArgument(f"--provider {name}: unknown provider", hint=_provider_hint(name))
-    return PROVIDER_ALIASES.get(name, name)
+    return canonical
 
 
 def _provider_hint(name: str) -> str:
-    return nearest(name, PROVIDERS) or "providers are " + ", ".join(PROVIDERS)
+    return nearest(name, providers.NAMES) or "providers here: " + ", ".join(providers.NAMES)
 
 
 def _hardware(table: Table, vm: Table) -> HardwareSpec:
@@ -158,13 +160,11 @@ def _workload(table: Table) -> WorkloadSpec:
     )
 
 
-def ref_problem(ref: str) -> str:
-    """What is wrong with an image reference as such; empty when it can be looked up."""
-    if len(ref) > 512:
-        return "longer than 512 characters"
-    if not _REF.fullmatch(ref) or "//" in ref:
-        return 'is no image reference such as "docker.io/library/alpine:latest"'
-    return ""
+def _check_ref(hardware: Table, ref: str) -> None:
+    try:
+        reference.parse(ref)
+    except InvalidArgument as exc:
+        raise InvalidArgument(f"{hardware.where('ref')}: {exc.message}", hint=exc.hint) from exc
 
 
 def env_problem(item: str) -> str:
@@ -177,14 +177,6 @@ def user_problem(user: str) -> str:
     ):
         return ""
     return f'"{user}" is not of the form user, uid, user:group or uid:gid'
-
-
-def interfaces() -> list[str]:
-    """Names of this host's network interfaces."""
-    try:
-        return sorted(path.name for path in Path("/sys/class/net").iterdir() if path.is_dir())
-    except FileNotFoundError:
-        return []
 
 
 def _check_host(spec: SpawnSpec, hardware: Table, vm: Table) -> None:

@@ -1,0 +1,313 @@
+"""Ending tasks, removing microVMs, and reclaiming what a crash has left.
+
+Every step is idempotent and none needs the guest. What belongs to a spawn in progress is told by
+a lock that dies with its process: `spawn_lock`.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+import signal as signals
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from hypercore import inventory, paths, reclaim, slots
+from hypercore.containerd import containers, leases, namespaces, snapshots, tasks
+from hypercore.containerd.client import Client
+from hypercore.errors import (
+    DeadlineExceeded,
+    HypercoreError,
+    InvalidArgument,
+    NotFound,
+    StateError,
+    from_os_error,
+)
+from hypercore.inventory import ALIVE, Record
+from hypercore.signal_names import signal_number
+
+log = logging.getLogger(__name__)
+
+KILL_TIMEOUT_S = 20.0
+SPAWN_PURPOSE = "spawn "
+"""A lease's purpose begins so, and the microVM's id follows."""
+
+
+@asynccontextmanager
+async def spawn_lock(where: paths.MicroVMPaths) -> AsyncIterator[None]:
+    """Make the microVM's data directory and hold its lock while the microVM is set up."""
+    try:
+        fd = _lock(where, fcntl.LOCK_NB)
+        if fd < 0:
+            fd = await asyncio.to_thread(_lock, where, 0)
+    except OSError as exc:
+        raise from_os_error(exc, f"make {where.data}") from exc
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(where: paths.MicroVMPaths, flags: int) -> int:
+    """An fd that holds the lock; -1 if another process has it and `flags` says not to wait."""
+    while True:
+        where.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(where.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | flags)
+            # A cleanup may have removed the directory before it was locked.
+            if os.fstat(fd).st_nlink > 0 and where.data.samefile(f"/proc/self/fd/{fd}"):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            os.close(fd)
+            return -1
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _is_being_spawned(microvm_id: str) -> bool:
+    try:
+        fd = os.open(paths.MicroVMPaths(microvm_id).data, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+async def end_task(client: Client, task_id: str) -> bool:
+    """Kill and forget the task; whether there was one.
+
+    Raises:
+        DeadlineExceeded: the shim did not report its end in time.
+    """
+    try:
+        with suppress(StateError):
+            await tasks.kill(client, task_id, signals.SIGKILL, everything=True)
+        await tasks.wait(client, task_id, timeout_s=KILL_TIMEOUT_S)
+        await tasks.delete(client, task_id)
+    except NotFound:
+        # No task, or only its shim was left: containerd forgets that one by a second delete.
+        with suppress(HypercoreError):
+            await tasks.delete(client, task_id)
+            return True
+        return False
+    return True
+
+
+async def stop_task(client: Client, record: Record, grace_s: float, signal: int = 0) -> None:
+    """Ask the task to end by `signal` (0: its stop signal), kill it after `grace_s`."""
+    with suppress(NotFound, StateError):
+        number = signal or signal_number(record.stop_signal or "TERM")
+        await tasks.kill(client, record.microvm_id, number)
+    if record.state is inventory.State.PAUSED:
+        with suppress(HypercoreError):
+            await tasks.resume(client, record.microvm_id)
+    try:
+        await tasks.wait(client, record.microvm_id, timeout_s=max(grace_s, 0.05))
+        return
+    except NotFound:
+        return
+    except DeadlineExceeded:
+        pass
+    with suppress(NotFound, StateError):
+        await tasks.kill(client, record.microvm_id, signals.SIGKILL, everything=True)
+    with suppress(NotFound):
+        await tasks.wait(client, record.microvm_id, timeout_s=KILL_TIMEOUT_S)
+
+
+async def end_task_quietly(client: Client, task_id: str) -> None:
+    """Undo of a task's creation, also of one that was cancelled half-way; failures are logged."""
+    await _quietly(f"end task {task_id}", end_task(client, task_id))
+
+
+async def discard_run_state(where: paths.MicroVMPaths) -> None:
+    """Undo: kill what still runs of a microVM and release what it held; the disk stays."""
+    work = asyncio.to_thread(reclaim.reclaim, where.microvm_id)
+    await _quietly(f"reclaim {where.microvm_id}", work)
+
+
+async def discard_state(where: paths.MicroVMPaths) -> None:
+    """As discard_run_state, and remove disk and logs."""
+    await discard_run_state(where)
+    await _quietly(f"remove {where.data}", asyncio.to_thread(_remove_tree, where.data))
+
+
+async def delete_microvm(client: Client, task_id: str) -> list[str]:
+    """Remove all of a microVM, whatever its state; what there was, one line each."""
+    microvm_id = paths.microvm_id(client.namespace, task_id)
+    where = paths.MicroVMPaths(microvm_id)
+    done: list[str] = []
+    failures: list[HypercoreError] = []
+
+    async def step(what: str, work: Awaitable[object]) -> None:
+        try:
+            if await work:
+                done.append(f"{what} {task_id}")
+        except HypercoreError as exc:
+            failures.append(exc)
+
+    await step("task", end_task(client, task_id))
+    await step("state", asyncio.to_thread(_reclaim, where))
+    await step("container", _delete_container(client, task_id))
+    await step("snapshot", _remove_snapshot(client, task_id))
+    await step("data", asyncio.to_thread(_remove_tree, where.data))
+    if failures:
+        first, *others = failures
+        for other in others:
+            log.warning("cleanup of %s: %s", task_id, other)
+        raise first
+    return done
+
+
+def _reclaim(where: paths.MicroVMPaths) -> bool:
+    existed = where.run.exists() or where.microvm_id in slots.owners().values()
+    reclaim.reclaim(where.microvm_id)
+    return existed
+
+
+async def _delete_container(client: Client, container_id: str) -> bool:
+    try:
+        await containers.get(client, container_id)
+    except NotFound:
+        return False
+    await containers.delete(client, container_id)
+    return True
+
+
+async def _remove_snapshot(client: Client, key: str) -> bool:
+    if await snapshots.stat(client, key) is None:
+        return False
+    await snapshots.remove(client, key)
+    return True
+
+
+async def cleanup_dead(client: Client, *, everything: bool = False) -> list[str]:
+    """Reclaim all of ours that is dead or that nothing refers to.
+
+    Dead is a microVM without a task: its shim died or the host was rebooted. Ended ones with a
+    task stay until `rm`.
+
+    Args:
+        everything: also those that run or have ended.
+    """
+    done: list[str] = []
+    for record in await inventory.list_all(client):
+        dead = record.state not in ALIVE and record.state is not inventory.State.EXITED
+        microvm_id = paths.microvm_id(client.namespace, record.microvm_id)
+        dead = dead or (record.remove and record.state not in ALIVE)
+        if record.owned and (dead or everything) and not _is_being_spawned(microvm_id):
+            done += await delete_microvm(client, record.microvm_id)
+    known = await _known_ids(client)
+    done += await asyncio.to_thread(_reclaim_orphans, known)
+    done += await _remove_orphan_snapshots(client)
+    done += await _end_stale_leases(client)
+    return done
+
+
+async def _known_ids(client: Client) -> set[str]:
+    """microVM ids of the containers of every namespace; other clients' count too."""
+    known: set[str] = set()
+    for namespace in await namespaces.list_names(client):
+        async with Client(client.socket, namespace) as other:
+            for container in await containers.list_all(other):
+                known.add(paths.microvm_id(namespace, container.id))
+    return known
+
+
+def _reclaim_orphans(known: set[str]) -> list[str]:
+    """Run and data directories, processes, slots and network elements of nobody."""
+    done: list[str] = []
+    found = {path.name for root in _vm_roots() for path in _entries(root)}
+    found |= set(slots.owners().values())
+    for microvm_id in sorted(found - known):
+        if _is_being_spawned(microvm_id):
+            known.add(microvm_id)
+            continue
+        where = paths.MicroVMPaths(microvm_id)
+        reclaim.reclaim(microvm_id)
+        _remove_tree(where.data)
+        done.append(f"orphan {microvm_id}")
+    from hypercore import network
+
+    network.reclaim_all(known)
+    return done
+
+
+def _vm_roots() -> tuple[Path, Path]:
+    some = paths.MicroVMPaths("x")
+    return some.run.parent, some.data.parent
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+async def _remove_orphan_snapshots(client: Client) -> list[str]:
+    known = {container.snapshot_key for container in await containers.list_all(client)}
+    done = []
+    for info in await snapshots.list_all(client):
+        ours = info.labels.get(inventory.LABEL_OWNER) == inventory.OWNER
+        if ours and info.name not in known and not _is_being_spawned(info.name):
+            await snapshots.remove(client, info.name)
+            done.append(f"snapshot {info.name}")
+    return done
+
+
+async def _end_stale_leases(client: Client) -> list[str]:
+    done = []
+    for lease in await leases.list_all(client):
+        purpose = lease.labels.get(leases.OWNER_LABEL, "")
+        microvm_id = purpose.removeprefix(SPAWN_PURPOSE)
+        if microvm_id != purpose and not _is_being_spawned(microvm_id):
+            await leases.delete(client, lease.id, sync=True)
+            done.append(f"lease {lease.id}")
+    return done
+
+
+def orphan_id(text: str) -> str:
+    """The id that `text` is or begins, of state that containerd knows nothing of; "": none.
+
+    Raises:
+        InvalidArgument: several begin so, or it can be no id.
+    """
+    if not text or "/" in text or text.startswith("."):
+        raise InvalidArgument(f"{text!r} is no microVM id")
+    found = {path.name for root in _vm_roots() for path in _entries(root)}
+    found |= set(slots.owners().values())
+    matches = sorted(name for name in found if name.startswith(text))
+    if text in matches:
+        return text
+    if len(matches) > 1:
+        raise InvalidArgument(f"{text!r} is ambiguous: " + ", ".join(matches))
+    return matches[0] if matches else ""
+
+
+def _remove_tree(path: Path) -> bool:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise from_os_error(exc, f"remove {path}") from exc
+    return True
+
+
+async def _quietly(what: str, work: Awaitable[object]) -> None:
+    try:
+        await work
+    except HypercoreError as exc:
+        log.warning("could not %s: %s", what, exc)
