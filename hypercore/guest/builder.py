@@ -96,11 +96,14 @@ def _build(
 def _inputs(tools: Toolchain) -> dict[str, str]:
     """All that decides about the bytes: versions of packages and digests of sources."""
     inputs = {f"package {name}": version for name, version in tools.versions().items()}
-    inputs["cython"] = package_version("cython")
-    files = [*_AGENT.iterdir(), *_SOURCES.glob("*.py")]
-    files += [_SOURCES.parent / name for name in _WIRE]
+    files = [*_SOURCES.glob("*.py"), *(_SOURCES.parent / name for name in _WIRE)]
+    if _AGENT.is_dir():
+        inputs["cython"] = package_version("cython")
+        files += [path for path in _AGENT.iterdir() if path.suffix in (".py", ".pyx", ".c")]
+    elif drive.PREBUILT.is_dir():
+        files += drive.PREBUILT.iterdir()
     for path in files:
-        if path.suffix in (".py", ".pyx", ".c") and path.is_file():
+        if path.is_file():
             relative = path.relative_to(_SOURCES.parents[1])
             inputs[f"source {relative}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return inputs

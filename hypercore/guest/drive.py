@@ -31,15 +31,22 @@ DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc", "mnt")
 PROGRAMS = ("usr/bin/crun",)
 
 _AGENT_BUILD = Path(__file__).resolve().parents[2] / "agent" / "build.py"
+PREBUILT = Path(__file__).resolve().parent / "prebuilt" / os.uname().machine
+"""Where a wheel has the agent's ELF and the initrd's init (scripts/agent_elf.py)."""
 _SUPERBLOCK = 1024
 _EROFS_MAGIC, _EXT4_MAGIC = b"\xe2\xe1\xf5\xe0", b"\x53\xef"
 
 
 def compile_agent(toolchain: Toolchain, version: str, into: Path) -> tuple[Path, Path]:
-    """Make the agent's ELF and the initrd's init in `into`."""
+    """Make the agent's ELF and the initrd's init in `into`.
+
+    A clone compiles its own sources; an installation has none and takes what its wheel carries.
+    """
     if not _AGENT_BUILD.exists():
+        if PREBUILT.is_dir():
+            return PREBUILT / "init", PREBUILT / "initrd-init"
         raise Unavailable(
-            "the agent's sources are not here: this hypercore was installed without them",
+            "neither the agent's sources nor a compiled agent for this machine are installed",
             hint="build the guest in a clone of the repository, then copy its guest directory",
         )
     agent, initrd_init = into / "init", into / "initrd-init"
