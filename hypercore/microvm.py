@@ -139,6 +139,11 @@ class MicroVM:
             raise StateError(f"microVM {self.spec.microvm_id} is {self.state}: it has no agent")
         return self._agent
 
+    @property
+    def pid(self) -> int:
+        """Host pid of the VMM; 0 before its start."""
+        return self._group.vmm_pid
+
     async def wait(self) -> VmmExit:
         """Wait for the end of the VMM; safe to cancel."""
         return await asyncio.shield(self.exited)

@@ -54,6 +54,11 @@ class VmmGroup:
         self._logs: dict[str, BoundedLog] = {}
         self._orphan_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def vmm_pid(self) -> int:
+        """Host pid of the VMM; 0 before its start."""
+        return next((p.pid for p in self._processes if p.role == VMM), 0)
+
     def open_console(self) -> int:
         """Open the console's log; returns its writing end, to lend to the VMM."""
         return self._open_log("console", self.files.console_log).write_fd
