@@ -105,7 +105,7 @@ class Link:
     master: int = 0
     alias: str = ""
     kind: str = ""
-    per_family: bytes = field(default=b"", repr=False)
+    per_family: bytes = field(default=b"", repr=False, compare=False)
     """settings of IPv4 and IPv6 on this device (IFLA_AF_SPEC)"""
 
     def ipv4_setting(self, number: int) -> int:

@@ -96,6 +96,7 @@ def _check_table() -> None:
     try:
         if not nft.installed():
             nft.install()
+            _restore_elements()
     except OSError as exc:
         if exc.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, errno.ENOENT):
             raise NotFound(
@@ -103,6 +104,13 @@ def _check_table() -> None:
                 hint="load its modules: modprobe nf_tables nft_masq nft_reject_inet",
             ) from exc
         raise from_os_error(exc, f"install the nftables table {nft.TABLE}") from exc
+
+
+def _restore_elements() -> None:
+    """Open the table again for VMs that run: somebody may have flushed the whole ruleset, as
+    restarting nftables.service does."""
+    for microvm_id in slots.owners().values():
+        nft.add(_read_record(paths.MicroVMPaths(microvm_id).network), slots.tag(microvm_id))
 
 
 def restore_host() -> None:

@@ -1,0 +1,275 @@
+"""Networks of our own to test in: namespaces, wires between them, and guests without a VM.
+
+A test's own thread stands in for the host, in a namespace of its own. A guest is a namespace with
+a kernel's whole IP stack behind a TAP; its frames are carried to and from the TAP under test as a
+VMM would. Set up by pyroute2, so that a mistake in our own netlink is not repeated here.
+"""
+
+import contextlib
+import ctypes
+import ipaddress
+import os
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pyroute2 import IPRoute
+
+from hypercore import _tap, network
+from hypercore.proto.agent_pb import Interface
+
+PATIENCE_S = 20.0
+"""for what has to arrive; nothing waits that long when all is well"""
+
+HEADER = bytes(12)
+"""virtio-net header of a frame that asks for no offload"""
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+
+
+@contextlib.contextmanager
+def inside(netns_fd: int) -> Iterator[None]:
+    """This thread in another namespace. Sockets made there stay there."""
+    back = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        _check(_libc.setns(netns_fd, _CLONE_NEWNET), "setns")
+        try:
+            yield
+        finally:
+            _check(_libc.setns(back, _CLONE_NEWNET), "setns")
+    finally:
+        os.close(back)
+
+
+@contextlib.contextmanager
+def namespace() -> Iterator[int]:
+    """fd of a new network namespace whose loopback is up; it ends with the fd."""
+    back = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        _check(_libc.unshare(_CLONE_NEWNET), "unshare")
+        try:
+            fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+            with IPRoute() as route:
+                route.link("set", index=1, state="up")
+        finally:
+            _check(_libc.setns(back, _CLONE_NEWNET), "setns")
+    finally:
+        os.close(back)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@dataclass
+class Host:
+    """The namespace of the test's thread, with an uplink `up0` to an `outside`."""
+
+    outside: int
+    """fd of the namespace at the other end of up0"""
+    files: dict[str, str] = field(default_factory=dict)
+
+
+OUTSIDE4, OUTSIDE6 = "198.51.100.1", "2001:db8:1::1"
+HOST4, HOST6 = "198.51.100.2", "2001:db8:1::2"
+
+
+def wire(name: str, peer: str, peer_netns: int) -> None:
+    """A veth pair: `name` here, `peer` in `peer_netns`; both up."""
+    with IPRoute() as route:
+        route.link("add", ifname=name, kind="veth", peer={"ifname": peer, "net_ns_fd": peer_netns})
+        route.link("set", index=route.link_lookup(ifname=name)[0], state="up")
+    with inside(peer_netns), IPRoute() as route:
+        route.link("set", index=route.link_lookup(ifname=peer)[0], state="up")
+
+
+def give_address(name: str, address: str) -> None:
+    """Add `address` (with prefix length) to a link of this thread's namespace."""
+    parsed = ipaddress.ip_interface(address)
+    with IPRoute() as route:
+        index = route.link_lookup(ifname=name)[0]
+        # nodad: usable at once.
+        flags = {"flags": 0x02} if parsed.version == 6 else {}
+        route.addr(
+            "add", index=index, address=str(parsed.ip), prefixlen=parsed.network.prefixlen, **flags
+        )
+
+
+def give_route(destination: str, gateway: str) -> None:
+    with IPRoute() as route:
+        route.route("add", dst=destination, gateway=gateway)
+
+
+def set_mtu(name: str, mtu: int) -> None:
+    with IPRoute() as route:
+        route.link("set", index=route.link_lookup(ifname=name)[0], mtu=mtu)
+
+
+@contextlib.contextmanager
+def host(*, ipv4: bool = True, ipv6: bool = True) -> Iterator[Host]:
+    """Run the block as a host with one uplink, in namespaces that end with it."""
+    with namespace() as here, namespace() as outside, inside(here):
+        wire("up0", "out0", outside)
+        if ipv4:
+            give_address("up0", f"{HOST4}/24")
+            with inside(outside):
+                give_address("out0", f"{OUTSIDE4}/24")
+            give_route("0.0.0.0/0", OUTSIDE4)
+        if ipv6:
+            give_address("up0", f"{HOST6}/64")
+            with inside(outside):
+                give_address("out0", f"{OUTSIDE6}/64")
+            give_route("::/0", OUTSIDE6)
+        yield Host(outside)
+
+
+class _Cable(threading.Thread):
+    """Carries frames between two TAP fds until it is closed."""
+
+    def __init__(self, left: int, right: int) -> None:
+        super().__init__(name="cable")
+        self._ends = {left: right, right: left}
+        self._ended, self._end = os.pipe()
+
+    def run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for fd in (*self._ends, self._ended):
+                selector.register(fd, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fd == self._ended:
+                        return
+                    # A frame that the other side cannot take is lost, as on any wire.
+                    with contextlib.suppress(BlockingIOError):
+                        os.write(self._ends[key.fd], os.read(key.fd, 70000))
+
+    def close(self) -> None:
+        os.write(self._end, b"x")
+        self.join()
+        os.close(self._end)
+        os.close(self._ended)
+
+
+@dataclass
+class Guest:
+    netns: int
+    interface: Interface
+    attachment: network.Attachment
+
+    @property
+    def address4(self) -> str:
+        return self.interface.addresses[0].partition("/")[0]
+
+    @property
+    def address6(self) -> str:
+        return self.interface.addresses[1].partition("/")[0]
+
+    @property
+    def gateway4(self) -> str:
+        return str(self.interface.gateways[0])
+
+
+@contextlib.contextmanager
+def guest(attachment: network.Attachment) -> Iterator[Guest]:
+    """A guest behind the TAP of `attachment`, configured as the agent would."""
+    interface = attachment.interfaces[0]
+    with namespace() as netns:
+        tap_fd, _ = _tap.create(
+            interface.name.encode(),
+            group=1,
+            mtu=interface.mtu,
+            mac=bytes.fromhex(interface.mac.replace(":", "")),
+            netns_fd=netns,
+        )
+        try:
+            with inside(netns):
+                for address in interface.addresses:
+                    give_address(interface.name, address)
+                for gateway in interface.gateways:
+                    give_route("::/0" if ":" in gateway else "0.0.0.0/0", gateway)
+            cable = _Cable(attachment.tap_fd, tap_fd)
+            cable.start()
+            try:
+                yield Guest(netns, interface, attachment)
+            finally:
+                cable.close()
+        finally:
+            os.close(tap_fd)
+
+
+# -- sockets --
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def listen(netns: int | None, address: str, port: int) -> socket.socket:
+    """A TCP listener in a namespace (None: the test's own)."""
+    with inside(netns) if netns is not None else contextlib.nullcontext():
+        made = socket.socket(_family(address), socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.settimeout(PATIENCE_S)
+    made.bind((address, port))
+    made.listen()
+    return made
+
+
+def connect(netns: int | None, address: str, port: int) -> socket.socket:
+    with inside(netns) if netns is not None else contextlib.nullcontext():
+        made = socket.socket(_family(address), socket.SOCK_STREAM)
+    made.settimeout(PATIENCE_S)
+    try:
+        made.connect((address, port))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def datagrams(netns: int | None, address: str, port: int = 0) -> socket.socket:
+    with inside(netns) if netns is not None else contextlib.nullcontext():
+        made = socket.socket(_family(address), socket.SOCK_DGRAM)
+    made.settimeout(PATIENCE_S)
+    made.bind((address, port))
+    return made
+
+
+# -- frames made by hand --
+
+
+def _checksum(data: bytes) -> int:
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def udp_frame(
+    source_mac: bytes, target_mac: bytes, source: str, target: str, port: int, payload: bytes
+) -> bytes:
+    """A virtio-net header and an Ethernet frame with a UDP datagram from port 1000."""
+    a, b = ipaddress.ip_address(source).packed, ipaddress.ip_address(target).packed
+    udp = struct.pack(">HHHH", 1000, port, 8 + len(payload), 0) + payload
+    if len(a) == 4:
+        ethertype = 0x0800  # UDP's checksum may be absent over IPv4
+        ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + a + b
+        packet = ip[:10] + struct.pack(">H", _checksum(ip)) + ip[12:] + udp
+    else:
+        ethertype = 0x86DD
+        pseudo = a + b + struct.pack(">IHBB", len(udp), 0, 0, 17)
+        udp = udp[:6] + struct.pack(">H", _checksum(pseudo + udp)) + udp[8:]
+        packet = struct.pack(">IHBB", 6 << 28, len(udp), 17, 64) + a + b + udp
+    return HEADER + target_mac + source_mac + struct.pack(">H", ethertype) + packet
