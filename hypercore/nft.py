@@ -356,7 +356,12 @@ def install() -> None:
         if name.startswith(_MARK) and name != VERSION
     ]
     mark = _message(_NEWCHAIN, CREATE | ACK, text(1, TABLE), text(3, VERSION))
-    _tap.transact(NETLINK_NETFILTER, _batch(*_RULESET, *stale, mark))
+    try:
+        _tap.transact(NETLINK_NETFILTER, _batch(*_RULESET, *stale, mark))
+    except OSError as exc:
+        # Another process may have removed a stale mark first, with the same rules in its hands.
+        if exc.errno != errno.ENOENT or not installed():
+            raise
 
 
 def remove() -> None:
