@@ -19,21 +19,35 @@ from hypercore.privilege import require_root
 if TYPE_CHECKING:
     from hypercore.containerd.daemon import Status
 
-NOT_RUNNING_EXIT_CODE = 69
+NOT_READY_EXIT_CODE = 69
+"""as errors.Unavailable"""
 
 
 @click.command(name="setup", short_help="Install what hypercore needs on this host.")
 @click.option("--check", is_flag=True, help="Only report; change nothing.")
+@format_option
 @click.pass_context
-def setup_command(ctx: click.Context, check: bool) -> int:
+def setup_command(ctx: click.Context, check: bool, output_format: str | None) -> int:
     """Install or build what hypercore needs, in its own directories. Idempotent."""
     require_root()
     config = host_config(ctx.obj)
     from hypercore import host_setup
     from hypercore.cli import signals
 
-    ready = signals.run_async(lambda: host_setup.run(config, check_only=check, progress=print))
-    return 0 if ready else NOT_RUNNING_EXIT_CODE
+    if not check:
+        signals.run_async(lambda: host_setup.apply(config, _say))
+        return 0
+    found = signals.run_async(lambda: host_setup.check(config))
+    if wants_json(ctx.obj, output_format):
+        print_json([{"step": n, "ready": f.ready, "found": f.text} for n, f in found])
+    else:
+        rows = [(name, "ready" if f.ready else "missing", f.text) for name, f in found]
+        print_table(("STEP", "STATE", "FOUND"), rows)
+    return 0 if all(finding.ready for _name, finding in found) else NOT_READY_EXIT_CODE
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 @click.group(name="guest", short_help="Guest assets: kernel and agent.")
@@ -91,7 +105,7 @@ def status_command(ctx: click.Context) -> int:
     print(f"containerd does not serve {status.socket}")
     if lines := daemon.last_log_lines():
         print(lines, file=sys.stderr)
-    return NOT_RUNNING_EXIT_CODE
+    return NOT_READY_EXIT_CODE
 
 
 def _print_status(status: "Status") -> None:

@@ -34,8 +34,8 @@ class _SpawnCommand(click.Command):
     """`spawn REF CMD…` and `spawn -- CMD…`, which takes the image from hac.toml."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        _options, rest, _order = self.make_parser(ctx).parse_args(list(args))
-        before = len(args) - len(rest)
+        values, _rest, _order = self.make_parser(ctx).parse_args(list(args))
+        before = len(args) - len(values.get("arguments") or ())
         ctx.meta["no_ref"] = before > 0 and args[before - 1] == "--"
         return super().parse_args(ctx, args)
 
