@@ -35,7 +35,8 @@ class _SpawnCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         values, _rest, _order = self.make_parser(ctx).parse_args(list(args))
-        before = len(args) - len(values.get("arguments") or ())
+        positional = values.get("arguments")
+        before = len(args) - (len(positional) if isinstance(positional, tuple) else 0)
         ctx.meta["no_ref"] = before > 0 and args[before - 1] == "--"
         return super().parse_args(ctx, args)
 
