@@ -25,6 +25,7 @@ PACKAGES=(
     python3-venv
     qemu-system-x86    # the VMM that runs everywhere
     e2fsprogs          # mke2fs: template of the upper disks
+    erofs-utils        # mkfs.erofs: images for the tests
     busybox-static     # the demo image
     debian-archive-keyring
 )
