@@ -10,7 +10,7 @@ import json
 import posixpath
 import tarfile
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,10 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._tar = tarfile.open(path)  # noqa: SIM115 (closed by close)
-            self._members = {posixpath.normpath(entry.name): entry for entry in self._tar}
+            with ExitStack() as undo:
+                self._tar = undo.enter_context(tarfile.open(path))
+                self._members = {posixpath.normpath(entry.name): entry for entry in self._tar}
+                undo.pop_all()
         except tarfile.TarError as exc:
             raise InvalidArgument(f"{path} is no tar archive: {exc}") from exc
         except EOFError as exc:

@@ -224,6 +224,8 @@ async def _spawn(binary: Path, deadline_s: float) -> None:
             await _wait_until_notified(notify, pidfd, deadline_s)
         except BaseException:
             await asyncio.shield(_end(pid, start_time))
+            with suppress(ChildProcessError):
+                _process.reap(pidfd)  # one that ended by itself
             raise
 
 
