@@ -122,6 +122,7 @@ static int hc_enter_jail(struct hc_spawn *s) {
         return hc_fail(s, "make mounts private", NULL);
     if (mount("jail", s->root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m"))
         return hc_fail(s, "mount jail", s->root);
+    umask(0022); /* whatever the caller's: the uid inside must be able to walk in here */
     for (i = 0; i < s->op_count; i++) {
         const struct hc_op *op = &s->ops[i];
         switch (op->kind) {
