@@ -166,8 +166,18 @@ class Engine:
                 )
                 clock.lap("snapshot")
                 undo.push_async_callback(self._undo, containers.delete, microvm_id)
+                user = await engine_exec.resolve_user(
+                    oci.user_of(image.config, spec.workload), mounts
+                )
                 await self._create_container(
-                    leased, microvm_id, spec, image.config, stdin=stdin, remove=remove, jail=jail
+                    leased,
+                    microvm_id,
+                    spec,
+                    image.config,
+                    user=user,
+                    stdin=stdin,
+                    remove=remove,
+                    jail=jail,
                 )
                 clock.lap("container")
             undo.push_async_callback(engine_cleanup.end_task_quietly, self.client, microvm_id)
@@ -208,6 +218,7 @@ class Engine:
         spec: SpawnSpec,
         image_config: Mapping[str, Any],
         *,
+        user: oci.Document,
         stdin: bool,
         remove: bool,
         jail: bool,
@@ -229,6 +240,7 @@ class Engine:
             microvm_id,
             image_config,
             spec.workload,
+            user=user,
             hostname=hostname,
             annotations=annotations,
         )

@@ -9,15 +9,17 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from hypercore import accounts, logs, oci, paths
 from hypercore import attach as stdio
-from hypercore import logs, oci, paths
 from hypercore.attach import ExitStatus
-from hypercore.containerd import containers, tasks
+from hypercore.containerd import containers, snapshots, tasks
 from hypercore.containerd.client import Client
 from hypercore.errors import HypercoreError, NotFound, StateError
 from hypercore.inventory import ALIVE, Record, State
+from hypercore.proto.types_pb import Mount
 from hypercore.spec import STDIO_URI
 from hypercore.task_errors import from_start
 
@@ -210,12 +212,13 @@ async def exec_in(
             else "",
         )
     container = await containers.get(client, record.microvm_id)
+    mounts = await snapshots.mounts(client, container.snapshot_key) if user else ()
     process = oci.exec_process(
         containers.spec_of(container)["process"],
         args,
         env=env,
         workdir=workdir,
-        user=user,
+        user=await resolve_user(user, mounts) if user else None,
         tty=tty,
     )
     exec_id = f"exec-{uuid.uuid4().hex[:16]}"
@@ -238,6 +241,18 @@ async def exec_in(
     finally:
         if not process_in_guest.is_left_running:
             await _forget(process_in_guest)
+
+
+async def resolve_user(user: str, mounts: Sequence[Mount]) -> oci.Document:
+    """The OCI user that `user` is in the image whose snapshot has these `mounts`.
+
+    Raises:
+        InvalidArgument: the image has no such user.
+    """
+    found = accounts.Accounts()
+    if accounts.are_needed(user) and mounts:
+        found = await accounts.read(Path(mounts[0].source))
+    return found.resolve(user)
 
 
 async def _forget(process: Exec) -> None:

@@ -70,6 +70,7 @@ def runtime_config(
     image_config: Mapping[str, Any],
     workload: WorkloadSpec,
     *,
+    user: Document,
     hostname: str,
     annotations: Mapping[str, str],
 ) -> Document:
@@ -77,13 +78,15 @@ def runtime_config(
 
     Args:
         image_config: the image's config document (with its own "config" member).
+        user: OCI user, from accounts.py.
 
     Raises:
-        InvalidArgument: neither image nor workload names a command, or a user is malformed.
+        InvalidArgument: neither image nor workload names a command, or the image is built for a
+            machine that guests are not.
     """
     return {
         "ociVersion": OCI_VERSION,
-        "process": _process(image_config.get("config") or {}, workload, hostname),
+        "process": _process(image_config.get("config") or {}, workload, user, hostname),
         "root": {"path": "rootfs", "readonly": False},
         "hostname": hostname,
         "mounts": _mounts(),
@@ -105,7 +108,7 @@ def exec_process(
     *,
     env: Sequence[str] = (),
     workdir: str = "",
-    user: str = "",
+    user: Document | None = None,
     tty: bool = False,
 ) -> Document:
     """The process object of an exec in the container whose init has the object `process`."""
@@ -118,7 +121,7 @@ def exec_process(
     if workdir:
         new["cwd"] = workdir
     if user:
-        new["user"] = user_object(user)
+        new["user"] = user
     return new
 
 
@@ -129,6 +132,11 @@ def merge_env(*lists: Sequence[str]) -> list[str]:
         for item in items:
             merged[item.partition("=")[0]] = item
     return list(merged.values())
+
+
+def user_of(image_config: Mapping[str, Any], workload: WorkloadSpec) -> str:
+    """Who the init process is to run as, as the user or the image names it; empty: root."""
+    return workload.user or (image_config.get("config") or {}).get("User") or ""
 
 
 def command(image: Mapping[str, Any], workload: WorkloadSpec) -> list[str]:
@@ -150,22 +158,6 @@ def command(image: Mapping[str, Any], workload: WorkloadSpec) -> list[str]:
     return args
 
 
-def user_object(user: str) -> Document:
-    """An OCI user from `user`, `uid`, `user:group` or `uid:gid`.
-
-    Names are kept in `username`: only the guest, which has the image's root mounted, can look
-    into its /etc/passwd.
-    """
-    name, _, group = user.partition(":")
-    if not name.isdecimal() or (group and not group.isdecimal()):
-        return {"uid": 0, "gid": 0, "username": user}
-    uid, gid = int(name), int(group or 0)
-    for number in (uid, gid):
-        if number > 2**32 - 2:
-            raise InvalidArgument(f"user {user!r}: {number} is no uid or gid")
-    return {"uid": uid, "gid": gid, "additionalGids": [gid]}
-
-
 def seccomp(architecture: str = "amd64") -> Document:
     """A profile that allows all, also to 32-bit programs; the shim takes AF_VSOCK out of any."""
     if architecture not in _SECCOMP_ARCHITECTURES:
@@ -179,13 +171,15 @@ def seccomp(architecture: str = "amd64") -> Document:
     }
 
 
-def _process(image: Mapping[str, Any], workload: WorkloadSpec, hostname: str) -> Document:
+def _process(
+    image: Mapping[str, Any], workload: WorkloadSpec, user: Document, hostname: str
+) -> Document:
     defaults = [DEFAULT_PATH, f"HOSTNAME={hostname}"]
     if workload.tty:
         defaults.append("TERM=xterm")
     return {
         "terminal": workload.tty,
-        "user": user_object(workload.user or image.get("User") or "0:0"),
+        "user": user,
         "args": command(image, workload),
         "env": merge_env(defaults, image.get("Env") or (), workload.env),
         "cwd": workload.workdir or image.get("WorkingDir") or "/",

@@ -21,12 +21,15 @@ IMAGE: dict[str, Any] = {
     },
 }
 
+USER = {"uid": 1000, "gid": 100, "additionalGids": [100]}
+
 
 def render(image: dict[str, Any] = IMAGE, **workload: Any) -> dict[str, Any]:
     return oci.runtime_config(
         "ab12",
         image,
         WorkloadSpec(**workload),
+        user=USER,
         hostname="ab12",
         annotations={"io.hypercore.provider": "qemu"},
     )
@@ -37,7 +40,7 @@ def test_the_image_decides_what_the_workload_does_not_say() -> None:
     assert process["args"] == ["/entry", "serve", "--fast"]
     assert process["env"] == ["PATH=/opt/bin:/bin", "HOSTNAME=ab12", "MODE=image"]
     assert process["cwd"] == "/srv"
-    assert process["user"] == {"uid": 1000, "gid": 100, "additionalGids": [100]}
+    assert process["user"] == USER
     assert process["terminal"] is False
 
 
@@ -64,7 +67,7 @@ def test_a_command_is_needed() -> None:
 
 
 def test_the_workload_wins_over_the_image() -> None:
-    workload = {"env": ("MODE=mine", "NEW=1"), "workdir": "/w", "user": "0", "tty": True}
+    workload = {"env": ("MODE=mine", "NEW=1"), "workdir": "/w", "tty": True}
     process = render(**workload)["process"]
     assert process["env"] == [
         "PATH=/opt/bin:/bin",
@@ -74,18 +77,17 @@ def test_the_workload_wins_over_the_image() -> None:
         "NEW=1",
     ]
     assert process["cwd"] == "/w"
-    assert process["user"] == {"uid": 0, "gid": 0, "additionalGids": [0]}
     assert process["terminal"] is True
 
 
-@pytest.mark.parametrize("user", ["nobody", "nobody:users", "1000:users", "www-data:33"])
-def test_names_of_users_are_left_to_the_guest(user: str) -> None:
-    assert oci.user_object(user) == {"uid": 0, "gid": 0, "username": user}
-
-
-def test_a_uid_that_is_too_big() -> None:
-    with pytest.raises(InvalidArgument, match="4294967295 is no uid"):
-        oci.user_object("4294967295")
+@pytest.mark.parametrize(
+    ("image_user", "workload_user", "user"),
+    [("", "", ""), ("www", "", "www"), ("www", "0", "0"), (None, "a:b", "a:b")],
+)
+def test_who_it_runs_as(image_user: str | None, workload_user: str, user: str) -> None:
+    image = {"config": {"User": image_user}}
+    assert oci.user_of(image, WorkloadSpec(user=workload_user)) == user
+    assert oci.user_of({}, WorkloadSpec(user=workload_user)) == workload_user
 
 
 def test_the_container_around_the_process() -> None:
@@ -114,6 +116,7 @@ def test_exec_inherits_from_init() -> None:
     assert process["capabilities"] == init["capabilities"]
     assert "MODE=exec" in process["env"]
     assert "MODE=image" not in process["env"]
-    other = oci.exec_process(init, ["id"], workdir="/", user="0", tty=True)
+    root = {"uid": 0, "gid": 0}
+    other = oci.exec_process(init, ["id"], workdir="/", user=root, tty=True)
     assert (other["cwd"], other["user"]["uid"], other["terminal"]) == ("/", 0, True)
     assert init["args"] == ["/entry", "serve", "--fast"]
