@@ -1,0 +1,34 @@
+"""What a task leaves on disk for whoever asks later: how it ended, how long its phases took."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from hypercore.paths import MicroVMPaths
+from hypercore.shim.process import Exit
+
+logger = logging.getLogger(__name__)
+
+
+def write_exit(paths: MicroVMPaths, end: Exit) -> None:
+    write(
+        paths.exit_record,
+        {
+            "exit_status": end.status,
+            "exited_unix_ns": end.unix_ns,
+            "missing_bytes": end.missing_bytes,
+            "reason": end.reason,
+            "oom_killed": end.oom_killed,
+        },
+    )
+
+
+def write(path: Path, document: Mapping[str, object]) -> None:
+    """Write JSON atomically; a full disk costs the record, not the task. Blocking."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        temporary.write_text(json.dumps(document) + "\n")
+        temporary.rename(path)
+    except OSError as exc:
+        logger.error("cannot write %s: %s", path, exc.strerror)

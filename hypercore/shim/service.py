@@ -1,0 +1,238 @@
+"""containerd's Task service: which task a call is for, and what it answers.
+
+Calls that need no waiting answer at once (wire/server.py); the steps are task.py's.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import time
+
+from hypercore.errors import (
+    AlreadyExists,
+    HypercoreError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from hypercore.proto import launcher_pb, task_pb, types_pb
+from hypercore.proto.cgroup_stats_pb import CPUStat, MemoryEvents, MemoryStat, Metrics, PidsStat
+from hypercore.proto.containerd_types_pb import ProcessInfo
+from hypercore.proto.types_pb import Any, Empty
+from hypercore.shim.events import timestamp
+from hypercore.shim.host import Host
+from hypercore.shim.process import State
+from hypercore.shim.task import Task
+from hypercore.wire.server import Handler, Server
+
+logger = logging.getLogger(__name__)
+
+SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+METRICS_TYPE_URL = "io.containerd.cgroups.v2.Metrics"
+REGISTRATION_S = 300.0
+"""How long an id that the launcher registered counts before its Create."""
+UNIMPLEMENTED = 12
+PIDS_TIMEOUT_S = 3.0
+"""containerd gives a restarted shim five seconds in all."""
+
+# containerd's own rule for identifiers: they become names of files here, too.
+_ID = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*\Z")
+
+
+class Unimplemented(HypercoreError):
+    grpc_code = UNIMPLEMENTED
+
+
+class TaskService:
+    """The tasks of one server, by container id."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.tasks: dict[str, Task] = {}
+        self._creating: set[str] = set()
+        self._registered: dict[str, float] = {}
+
+    def serve_on(self, server: Server) -> None:
+        handlers: dict[str, Handler] = {
+            "State": self.state,
+            "Create": self.create,
+            "Start": self.start,
+            "Delete": self.delete,
+            "Pids": self.pids,
+            "Pause": self.pause,
+            "Resume": self.resume,
+            "Checkpoint": self.checkpoint,
+            "Kill": self.kill,
+            "Exec": self.exec,
+            "ResizePty": self.resize_pty,
+            "CloseIO": self.close_io,
+            "Update": self.update,
+            "Wait": self.wait,
+            "Stats": self.stats,
+            "Connect": self.connect,
+            "Shutdown": self.shutdown,
+        }
+        for name in SERVICES:
+            server.add(name, task_pb.Task.METHODS, handlers)
+        launcher = launcher_pb.Launcher
+        server.add(launcher.NAME, launcher.METHODS, {"Register": self.register})
+
+    def find(self, task_id: str) -> Task:
+        """Raises NotFound."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            raise NotFound(f"task {task_id} does not exist")
+        return task
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody needs this server; forgets what containerd has forgotten."""
+        for task_id, task in list(self.tasks.items()):
+            # `delete` ran instead of Delete: containerd had lost this server.
+            if task.init.state is State.STOPPED and not task.bundle.exists():
+                task.forget()
+                del self.tasks[task_id]
+        self._expire_registrations()
+        return not (self.tasks or self._creating or self._registered)
+
+    def _expire_registrations(self) -> None:
+        now = time.monotonic()
+        self._registered = {k: v for k, v in self._registered.items() if v > now}
+
+    # the launcher
+
+    def register(self, request: launcher_pb.RegisterRequest) -> Empty:
+        """Count the id in, before containerd gets this server's address."""
+        self._expire_registrations()
+        limit = self.host.config.vms_per_server
+        known = self.tasks.keys() | self._creating | self._registered.keys()
+        if limit and request.id not in known and len(known) >= limit:
+            raise ResourceExhausted(f"this server has {len(known)} of {limit} microVMs")
+        self._registered[request.id] = time.monotonic() + REGISTRATION_S
+        return Empty()
+
+    # containerd
+
+    async def create(self, request: task_pb.CreateTaskRequest) -> task_pb.CreateTaskResponse:
+        if not _ID.match(request.id) or len(request.id) > 76:
+            raise InvalidArgument(f"task id {request.id!r} is no valid identifier")
+        if request.checkpoint or request.parent_checkpoint:
+            raise Unimplemented("a task cannot be restored from a checkpoint")
+        if request.id in self.tasks or request.id in self._creating:
+            raise AlreadyExists(f"task {request.id} exists")
+        self._creating.add(request.id)
+        self._registered.pop(request.id, None)
+        try:
+            task = Task(self.host, request)
+            pid = await task.create()
+            self.tasks[request.id] = task
+        except HypercoreError as exc:
+            logger.warning(
+                "create of %s failed: %s", request.id, exc, extra={"bundle": request.bundle}
+            )
+            raise
+        finally:
+            self._creating.discard(request.id)
+        return task_pb.CreateTaskResponse(pid=pid)
+
+    async def start(self, request: task_pb.StartRequest) -> task_pb.StartResponse:
+        pid = await self.find(request.id).start(request.exec_id)
+        return task_pb.StartResponse(pid=pid)
+
+    async def delete(self, request: task_pb.DeleteRequest) -> task_pb.DeleteResponse:
+        process = await self.find(request.id).delete(request.exec_id)
+        if not request.exec_id:
+            self.tasks.pop(request.id, None)
+        end = process.exit
+        return task_pb.DeleteResponse(
+            pid=process.pid,
+            exit_status=end.status if end else 0,
+            exited_at=timestamp(end.unix_ns if end else 0),
+        )
+
+    def state(self, request: task_pb.StateRequest) -> bytes:
+        return self.find(request.id).process(request.exec_id).state_reply()
+
+    async def wait(self, request: task_pb.WaitRequest) -> task_pb.WaitResponse:
+        return await self.find(request.id).process(request.exec_id).wait()
+
+    async def kill(self, request: task_pb.KillRequest) -> Empty:
+        task = self.find(request.id)
+        await task.kill(request.exec_id, request.signal, request.all)
+        return Empty()
+
+    def exec(self, request: task_pb.ExecProcessRequest) -> Empty:
+        self.find(request.id).add_exec(request)
+        return Empty()
+
+    async def resize_pty(self, request: task_pb.ResizePtyRequest) -> Empty:
+        task = self.find(request.id)
+        await task.resize(request.exec_id, request.height, request.width)
+        return Empty()
+
+    def close_io(self, request: task_pb.CloseIORequest) -> Empty:
+        task = self.find(request.id)
+        task.process(request.exec_id)
+        if request.stdin:
+            task.close_stdin(request.exec_id)
+        return Empty()
+
+    async def pids(self, request: task_pb.PidsRequest) -> task_pb.PidsResponse:
+        """Pids as the guest has them; the VMM's, if the guest does not tell."""
+        task = self.find(request.id)
+        try:
+            async with asyncio.timeout(PIDS_TIMEOUT_S):
+                pids = await task.agent.pids(task.id)
+        except (HypercoreError, TimeoutError):
+            pids = [] if task.init.state is State.STOPPED else [task.init.pid]
+        return task_pb.PidsResponse(processes=[ProcessInfo(pid=pid) for pid in pids])
+
+    async def pause(self, request: task_pb.PauseRequest) -> Empty:
+        await self.find(request.id).pause()
+        return Empty()
+
+    async def resume(self, request: task_pb.ResumeRequest) -> Empty:
+        await self.find(request.id).resume()
+        return Empty()
+
+    def checkpoint(self, request: task_pb.CheckpointTaskRequest) -> Empty:
+        raise Unimplemented(f"task {request.id}: a microVM cannot be checkpointed")
+
+    async def update(self, request: task_pb.UpdateTaskRequest) -> Empty:
+        task = self.find(request.id)
+        if request.resources is None:
+            raise InvalidArgument(f"task {request.id}: no resources to update")
+        await task.agent.update(task.id, request.resources.value)
+        return Empty()
+
+    async def stats(self, request: task_pb.StatsRequest) -> task_pb.StatsResponse:
+        task = self.find(request.id)
+        s = await task.agent.stats(task.id)
+        metrics = Metrics(
+            pids=PidsStat(current=s.pids_current, limit=s.pids_limit),
+            cpu=CPUStat(
+                usage_usec=s.cpu_usage_us,
+                user_usec=s.cpu_user_us,
+                system_usec=s.cpu_system_us,
+                nr_periods=s.nr_periods,
+                nr_throttled=s.nr_throttled,
+                throttled_usec=s.throttled_us,
+            ),
+            memory=MemoryStat(
+                anon=s.memory_anon_bytes,
+                file=s.memory_file_bytes,
+                usage=s.memory_current_bytes,
+                usage_limit=s.memory_limit_bytes,
+            ),
+            memory_events=MemoryEvents(oom_kill=s.oom_kills),
+        )
+        return task_pb.StatsResponse(stats=Any(type_url=METRICS_TYPE_URL, value=metrics.encode()))
+
+    def connect(self, request: task_pb.ConnectRequest) -> task_pb.ConnectResponse:
+        task = self.tasks.get(request.id)
+        return task_pb.ConnectResponse(shim_pid=os.getpid(), task_pid=task.init.pid if task else 0)
+
+    def shutdown(self, request: task_pb.ShutdownRequest) -> types_pb.Empty:
+        """containerd is done with one task; the server is for many and ends when idle."""
+        return Empty()
