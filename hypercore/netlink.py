@@ -19,7 +19,10 @@ REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 CREATE, EXCL, REPLACE = 0x400, 0x200, 0x100
 
 RTM_NEWLINK, RTM_GETLINK = 16, 18
+RTM_SETLINK = 19
+RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 
 _NESTED = 0x8000
 _TYPE_MASK = 0x3FFF
@@ -227,8 +230,58 @@ def route_to(address: bytes, *, ifindex: int = 0, entry: bool = False) -> Route 
     return found[0] if found and found[0].is_unicast else None
 
 
-def routes(family: int) -> list[Route]:
+def routes(family: int, *, netns_fd: int = -1) -> list[Route]:
     """All routes of all tables that lead to a link."""
     request = message(RTM_GETROUTE, DUMP, _route_request(family, 0, 0))
-    listing = [_route(p) for kind, p in dump(NETLINK_ROUTE, request) if kind == RTM_NEWROUTE]
-    return [route for route in listing if route.is_unicast]
+    listing = dump(NETLINK_ROUTE, request, netns_fd=netns_fd)
+    found = [_route(payload) for kind, payload in listing if kind == RTM_NEWROUTE]
+    return [route for route in found if route.is_unicast]
+
+
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RT_SCOPE_UNIVERSE = 0
+
+
+def addresses(ifindex: int, *, netns_fd: int = -1) -> list[str]:
+    """The link's global addresses with their prefix lengths, IPv4 first."""
+    found = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        body = struct.pack("=BBBBI", family, 0, 0, 0, ifindex)
+        request = message(RTM_GETADDR, DUMP, body)
+        for kind, payload in dump(NETLINK_ROUTE, request, netns_fd=netns_fd):
+            if kind != RTM_NEWADDR:
+                continue
+            _, prefix, _, scope, index = struct.unpack_from("=BBBBI", payload)
+            values = attrs(payload, 8)
+            packed = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
+            if packed and index == ifindex and scope == _RT_SCOPE_UNIVERSE:
+                found.append(f"{socket.inet_ntop(family, packed)}/{prefix}")
+    return found
+
+
+_INGRESS_HANDLE, _INGRESS_PARENT = 0xFFFF0000, 0xFFFFFFF1
+
+
+def _ingress(ifindex: int) -> bytes:
+    return struct.pack("=BBHiIII", 0, 0, 0, ifindex, _INGRESS_HANDLE, _INGRESS_PARENT, 0)
+
+
+def has_ingress(ifindex: int, *, netns_fd: int = -1) -> bool:
+    """Whether the link has an ingress qdisc."""
+    request = message(RTM_GETQDISC, 0, _ingress(ifindex))
+    try:
+        return bool(_tap.transact(NETLINK_ROUTE, request, netns_fd=netns_fd))
+    except OSError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+        return False
+
+
+def delete_ingress(ifindex: int, *, netns_fd: int = -1) -> None:
+    """Delete the link's ingress qdisc with its filters; fine if either is gone."""
+    request = message(RTM_DELQDISC, ACK, _ingress(ifindex))
+    try:
+        _tap.transact(NETLINK_ROUTE, request, netns_fd=netns_fd)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+            raise

@@ -4,9 +4,14 @@ Reads the host's resolver files; asks nothing over the network and runs no forwa
 """
 
 import ipaddress
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from hypercore.errors import InvalidArgument
+
+logger = logging.getLogger(__name__)
 
 FILES = (
     Path("/etc/resolv.conf"),
@@ -24,6 +29,26 @@ MAX_SERVERS = 3
 class Resolvers:
     servers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+
+
+def choose(microvm_id: str, asked: tuple[str, ...], *, ipv6: bool) -> Resolvers:
+    """What a microVM is told: the servers asked for in its spec, else the host's."""
+    for server in asked:
+        if not usable(server, ipv4=True, ipv6=True):
+            raise InvalidArgument(
+                f"dns = {server!r}: not an address that a guest can reach",
+                hint="give IPv4 or IPv6 addresses of DNS servers, none on a loopback",
+            )
+    found = discover(ipv4=True, ipv6=ipv6)
+    if asked:
+        return Resolvers(asked, found.search)
+    if not found.servers:
+        logger.warning(
+            "microVM %s: the host's DNS server is on its own loopback or there is none; names do"
+            " not resolve in the guest unless dns is set in [network]",
+            microvm_id,
+        )
+    return found
 
 
 def discover(*, ipv4: bool, ipv6: bool, files: Iterable[Path] = FILES) -> Resolvers:

@@ -1,6 +1,7 @@
 """network and nft in namespaces of our own: who reaches whom, and what is left afterwards."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from hypercore import network, nft, paths, resolver, slots
+from hypercore import attachment, network, nft, paths, resolver, ruleset, slots
 from hypercore.config import HostConfig
 from hypercore.errors import AlreadyExists, InvalidArgument, ResourceExhausted, StateError
 from hypercore.netlink import link, links
@@ -59,7 +60,7 @@ def guest(microvm_id: str = "vm-a", spec: NetworkSpec | None = None) -> Iterator
 
 
 def elements() -> list[tuple[str, str]]:
-    return [(each.name, tag) for each in nft.VM_SETS for _, tag in nft.elements(each)]
+    return [(each.name, tag) for each in ruleset.VM_SETS for _, tag in nft.elements(each)]
 
 
 def assert_tcp(source: int | None, target: int | None, address: str, bind: str = "") -> str:
@@ -138,7 +139,7 @@ def test_what_the_guest_is_told(host: Host) -> None:
         assert made.dns_search == ("example.net",)
         tap = link(made.tap_name)
         assert tap is not None
-        assert (tap.ifindex, tap.mtu, tap.group) == (made.ifindex, 1400, nft.GROUP)
+        assert (tap.ifindex, tap.mtu, tap.group) == (made.ifindex, 1400, ruleset.ROUTED_GROUP)
         assert "vm-a" in tap.alias
 
 
@@ -316,7 +317,7 @@ def test_forwarding_is_opened_where_needed_and_restored(host: Host) -> None:
         assert setting("ipv4/conf/up0/rp_filter") == "0"
     network.restore_host()
     assert [setting(name) for name in names] == before
-    assert not nft.installed()
+    assert not nft.installed(ruleset.ROUTED)
     network.restore_host()
 
 
@@ -325,31 +326,35 @@ def test_preparing_twice_changes_nothing(host: Host) -> None:
     with attached("vm-a"):
         there = elements()
         network.prepare_host(HostConfig())
-        nft.install()
+        nft.install(ruleset.ROUTED)
         assert elements() == there
-        assert nft.installed()
+        assert nft.installed(ruleset.ROUTED)
 
 
 def test_table_that_somebody_flushed_comes_back_with_its_guests(host: Host) -> None:
     with guest("vm-a") as vm:
         there = elements()
-        nft.remove()
+        nft.remove(ruleset.ROUTED)
         with attached("vm-b"):
             assert set(there) < set(elements())
             assert assert_tcp(vm.netns, host.outside, OUTSIDE4) == HOST4
 
 
-def test_old_rules_are_replaced(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    nft.install()
-    with attached("vm-a"):
+def test_rules_of_another_version_are_replaced(host: Host) -> None:
+    chains = tuple(
+        dataclasses.replace(chain, rules=chain.rules[:1]) for chain in ruleset.ROUTED.chains
+    )
+    other = dataclasses.replace(ruleset.ROUTED, chains=chains)
+    with guest("vm-a") as vm:
         there = elements()
-        monkeypatch.setattr(nft, "VERSION", "version_other")
-        assert not nft.installed()
+        nft.install(other)
+        assert not nft.installed(ruleset.ROUTED)
         network.prepare_host(HostConfig())
-        assert nft.installed()
+        assert nft.installed(ruleset.ROUTED)
+        assert not nft.installed(other)
         assert elements() == there
-        monkeypatch.undo()
-        assert not nft.installed()
+        assert_refused(vm.netns, HOST4)
+        assert assert_tcp(vm.netns, host.outside, OUTSIDE4) == HOST4
 
 
 def test_detach_leaves_nothing_and_may_be_repeated(host: Host) -> None:
@@ -366,14 +371,15 @@ def test_detach_leaves_nothing_and_may_be_repeated(host: Host) -> None:
 def test_detach_without_its_record_or_table(host: Host) -> None:
     slot = slots.acquire("vm-a")
     made = network.attach("vm-a", slot, NetworkSpec(), HostConfig())
-    paths.MicroVMPaths("vm-a").network.write_text("guests4 " + bytes(28).hex() + "\n")
+    absent = attachment.Record(((ruleset.GUESTS4, bytes(28)),))
+    attachment.write_record("vm-a", absent)
     network.detach("vm-a", slot)
     assert elements() == []
     assert link(made.tap_name) is None
     os.close(made.tap_fd)
     made = network.attach("vm-a", slot, NetworkSpec(), HostConfig())
     os.close(made.tap_fd)
-    nft.remove()
+    nft.remove(ruleset.ROUTED)
     network.detach("vm-a", slot)
 
 

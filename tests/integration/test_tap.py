@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from pyroute2 import IPRoute
 
-from hypercore import _tap, netlink, nft
+from hypercore import _tap, netlink, nft, ruleset
 from hypercore.netlink import link, links
 from tests.integration import netlab
 
@@ -178,37 +178,37 @@ def test_redirect_carries_frames_both_ways() -> None:
 
 
 def test_nft_batch_is_all_or_nothing() -> None:
-    nft.install()
+    nft.install(ruleset.ROUTED)
     key = nft.ifname("t0") + bytes([192, 0, 2, 1])
-    nft.add([(nft.RESOLVERS4, key)], "a")
-    assert nft.elements(nft.RESOLVERS4) == [(key, "a")]
+    nft.add([(ruleset.RESOLVERS4, key)], "a")
+    assert nft.elements(ruleset.RESOLVERS4) == [(key, "a")]
     absent = nft.ifname("t1") + bytes([192, 0, 2, 1])
     with pytest.raises(FileNotFoundError):
-        nft.delete([(nft.RESOLVERS4, key), (nft.RESOLVERS4, absent)])
-    assert nft.elements(nft.RESOLVERS4) == [(key, "a")]
-    nft.delete([(nft.RESOLVERS4, key)])
-    assert nft.elements(nft.RESOLVERS4) == []
+        nft.delete([(ruleset.RESOLVERS4, key), (ruleset.RESOLVERS4, absent)])
+    assert nft.elements(ruleset.RESOLVERS4) == [(key, "a")]
+    nft.delete([(ruleset.RESOLVERS4, key)])
+    assert nft.elements(ruleset.RESOLVERS4) == []
 
 
 def test_nft_batch_of_thousands() -> None:
-    nft.install()
-    many = [(nft.RESOLVERS4, nft.ifname("t0") + n.to_bytes(4, "big")) for n in range(5000)]
+    nft.install(ruleset.ROUTED)
+    many = [(ruleset.RESOLVERS4, nft.ifname("t0") + n.to_bytes(4, "big")) for n in range(5000)]
     nft.add(many, "tag" * 50)
-    assert {key for key, _ in nft.elements(nft.RESOLVERS4)} == {key for _, key in many}
+    assert {key for key, _ in nft.elements(ruleset.RESOLVERS4)} == {key for _, key in many}
     nft.delete(many)
-    assert nft.elements(nft.RESOLVERS4) == []
+    assert nft.elements(ruleset.RESOLVERS4) == []
 
 
 def test_listing_while_others_write() -> None:
-    nft.install()
-    standing = [(nft.RESOLVERS4, nft.ifname("own") + n.to_bytes(4, "big")) for n in range(50)]
+    nft.install(ruleset.ROUTED)
+    standing = [(ruleset.RESOLVERS4, nft.ifname("own") + n.to_bytes(4, "big")) for n in range(50)]
     nft.add(standing, "own")
     here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
 
     def churn(name: str) -> None:
         with netlab.inside(here):
             for _ in range(100):
-                wanted = [(nft.RESOLVERS4, nft.ifname(name) + bytes([10, 0, 0, 1]))]
+                wanted = [(ruleset.RESOLVERS4, nft.ifname(name) + bytes([10, 0, 0, 1]))]
                 nft.add(wanted, name)
                 nft.delete(wanted)
 
@@ -216,7 +216,7 @@ def test_listing_while_others_write() -> None:
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        assert sum(tag == "own" for _, tag in nft.elements(nft.RESOLVERS4)) == 50
+        assert sum(tag == "own" for _, tag in nft.elements(ruleset.RESOLVERS4)) == 50
     for thread in threads:
         thread.join()
     os.close(here)
@@ -231,7 +231,7 @@ def test_vnet_header_is_virtio_1() -> None:
 
 def test_nothing_kept_open_after_close_idle() -> None:
     before = set(os.listdir("/proc/self/fd"))
-    nft.installed()
+    nft.installed(ruleset.ROUTED)
     _tap.close_idle()
     _tap.close_idle()
     assert set(os.listdir("/proc/self/fd")) == before

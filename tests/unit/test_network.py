@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hypercore import netlink, network, nft, resolver
+from hypercore import attachment, nat, netlink, network, paths, resolver, ruleset
 from hypercore.config import HostConfig
 from hypercore.errors import InvalidArgument
 from hypercore.resolver import Resolvers
@@ -12,10 +12,10 @@ from hypercore.spec import NetworkSpec
 
 
 def test_mac_is_the_ids_own_and_locally_administered() -> None:
-    macs = {network.mac_of(f"vm-{n}") for n in range(1000)}
+    macs = {nat.mac_of(f"vm-{n}") for n in range(1000)}
     assert len(macs) == 1000
     assert all(mac[0] & 0x03 == 0x02 and len(mac) == 6 for mac in macs)
-    assert network.mac_of("vm-1") == network.mac_of("vm-1")
+    assert nat.mac_of("vm-1") == nat.mac_of("vm-1")
 
 
 def test_mode_none_needs_nothing() -> None:
@@ -48,9 +48,21 @@ def test_netlink_answers_cut_short_are_no_trouble(size: int) -> None:
         netlink.attrs(payload, 4)
 
 
-def test_rules_have_one_version() -> None:
-    assert nft.VERSION.startswith("version_")
-    assert len(nft.VERSION) < 32
+def test_record_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERCORE_RUN_DIR", str(tmp_path))
+    record = attachment.Record(
+        ((ruleset.EXITS4, b"\1" * 20), (ruleset.SENDERS, b"\2" * 24)),
+        (attachment.Redirect("/run/netns/a b", 77, 3),),
+    )
+    assert attachment.read_record("vm-a") == attachment.Record()
+    attachment.write_record("vm-a", record)
+    assert attachment.read_record("vm-a") == record
+    path = paths.MicroVMPaths("vm-a").network
+    path.write_text(path.read_text() + "element 1 of-another-version 00\nelement 1")
+    assert attachment.read_record("vm-a") == record
+    attachment.remove_record("vm-a")
+    attachment.remove_record("vm-a")
+    assert not path.exists()
 
 
 # -- resolvers --

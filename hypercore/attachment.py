@@ -1,0 +1,93 @@
+"""What a microVM's network consists of: as told to VMM and agent, and as recorded for its removal.
+
+The record is written before the things it names are made, so that whoever finds it can remove
+them: no guest, no VMM, no shim server needed, and no listing of everybody else's.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hypercore import nft, paths, ruleset
+from hypercore.proto.agent_pb import Interface
+
+GUEST_NIC = "eth0"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A microVM's end of the network.
+
+    `tap_fd` is the caller's to hand to the VMM and to close; the TAP ends with its last copy.
+    Without a network: -1, and nothing to configure.
+    """
+
+    tap_name: str = ""
+    tap_fd: int = -1
+    ifindex: int = 0
+    mac: str = ""
+    interfaces: tuple[Interface, ...] = ()
+    dns_servers: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """A device in another network namespace whose incoming frames go to a TAP."""
+
+    netns_path: str
+    netns_inode: int
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What of a microVM's network does not end with its VMM."""
+
+    elements: tuple[nft.Element, ...] = ()
+    redirects: tuple[Redirect, ...] = ()
+
+
+def write_record(microvm_id: str, record: Record) -> None:
+    path = paths.MicroVMPaths(microvm_id).network
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lines = [f"element {each.family} {each.name} {key.hex()}" for each, key in record.elements]
+    lines += [
+        f"redirect {each.ifindex} {each.netns_inode} {each.netns_path}"
+        for each in record.redirects
+    ]
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def read_record(microvm_id: str) -> Record:
+    """The record of a microVM; an empty one if there is none. A line cut short is passed over: it
+    was being written, so what it names does not exist yet."""
+    sets = {(str(each.family), each.name): each for each in ruleset.VM_SETS}
+    elements: list[nft.Element] = []
+    redirects: list[Redirect] = []
+    try:
+        text = paths.MicroVMPaths(microvm_id).network.read_text()
+    except FileNotFoundError:
+        return Record()
+    for line in text.splitlines():
+        match line.split(" ", 3):
+            case ["element", family, name, key] if (family, name) in sets:
+                elements.append((sets[family, name], bytes.fromhex(key)))
+            case ["redirect", ifindex, inode, path]:
+                redirects.append(Redirect(path, int(inode), int(ifindex)))
+    return Record(tuple(elements), tuple(redirects))
+
+
+def remove_record(microvm_id: str) -> None:
+    paths.MicroVMPaths(microvm_id).network.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def recorded(microvm_id: str, record: Record) -> Iterator[None]:
+    """The record, which goes again if the block fails; the block then has undone its deeds."""
+    write_record(microvm_id, record)
+    try:
+        yield
+    except BaseException:
+        remove_record(microvm_id)
+        raise

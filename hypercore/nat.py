@@ -1,0 +1,165 @@
+"""Mode nat: a routed TAP with a /30 of its own, masqueraded out of the spec's interface.
+
+The guest reaches what that interface reaches, and neither the host's services nor other guests:
+the rules are in ruleset.py, this file adds the guest's elements to their sets.
+"""
+
+import functools
+import hashlib
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypercore import host_settings, netlink, nft, resolver, ruleset, slots, tap, uplink
+from hypercore.attachment import GUEST_NIC, Attachment, Record, recorded
+from hypercore.errors import ResourceExhausted
+from hypercore.proto.agent_pb import Interface
+from hypercore.spec import NetworkSpec
+
+_IPV6_MTU_MIN = 1280
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Addresses of one slot: host and guest share a /30, and a /126 where there is IPv6."""
+
+    host4: bytes
+    guest4: bytes
+    host6: bytes = b""
+    guest6: bytes = b""
+
+
+def attach(microvm_id: str, slot: int, spec: NetworkSpec, pool: str) -> Attachment:
+    """Create the TAP and open the rules for it; the table is in place."""
+    nic = uplink.find(spec.interface)
+    mtu = uplink.mtu(spec.mtu, nic)
+    ipv6 = mtu >= _IPV6_MTU_MIN and uplink.has_ipv6(nic)
+    plan = _plan(slot, pool, ipv6=ipv6)
+    _check_guest_address(plan.guest4, pool)
+    host_settings.forward_ipv4(nic)
+    if ipv6:
+        host_settings.forward_ipv6(nic)
+    dns = resolver.choose(microvm_id, spec.dns, ipv6=ipv6)
+    mac = mac_of(microvm_id)
+    elements = tuple(_elements(tap.name_of(slot), mac, plan, nic.name, dns.servers))
+    layout = tap.Layout(
+        group=ruleset.ROUTED_GROUP,
+        mtu=mtu,
+        host4=plan.host4,
+        host6=plan.host6,
+        guest4=plan.guest4,
+        guest6=plan.guest6,
+        guest_mac=mac,
+    )
+    with (
+        recorded(microvm_id, Record(elements)),
+        tap.created(microvm_id, slot, layout) as made,
+    ):
+        nft.add(list(elements), slots.tag(microvm_id))
+    return Attachment(
+        tap_name=made.name,
+        tap_fd=made.fd,
+        ifindex=made.ifindex,
+        mac=mac.hex(":"),
+        interfaces=(_interface(mac, plan, mtu),),
+        dns_servers=dns.servers,
+        dns_search=dns.search,
+    )
+
+
+def mac_of(microvm_id: str) -> bytes:
+    """The guest's MAC address: locally administered, always the same for the same id."""
+    digest = hashlib.sha256(microvm_id.encode()).digest()
+    return bytes([digest[0] & 0xFC | 0x02]) + digest[1:6]
+
+
+def _elements(
+    name: str, mac: bytes, plan: _Plan, nic: str, servers: tuple[str, ...]
+) -> Iterator[nft.Element]:
+    """What opens the table for one guest."""
+    device, exit_nic, sender = nft.ifname(name), nft.ifname(nic), nft.mac(mac)
+    yield ruleset.GUESTS4, device + sender + plan.guest4
+    yield ruleset.EXITS4, plan.guest4 + exit_nic
+    if plan.guest6:
+        yield ruleset.GUESTS6, device + sender + plan.guest6
+        yield ruleset.EXITS6, plan.guest6 + exit_nic
+    for server in servers:
+        address = ipaddress.ip_address(server)
+        wanted = ruleset.RESOLVERS4 if address.version == 4 else ruleset.RESOLVERS6
+        yield wanted, device + address.packed
+
+
+def _interface(mac: bytes, plan: _Plan, mtu: int) -> Interface:
+    addresses = [f"{socket.inet_ntop(socket.AF_INET, plan.guest4)}/30"]
+    gateways = [socket.inet_ntop(socket.AF_INET, plan.host4)]
+    if plan.guest6:
+        addresses.append(f"{socket.inet_ntop(socket.AF_INET6, plan.guest6)}/126")
+        gateways.append(socket.inet_ntop(socket.AF_INET6, plan.host6))
+    return Interface(
+        name=GUEST_NIC, mac=mac.hex(":"), addresses=addresses, gateways=gateways, mtu=mtu
+    )
+
+
+# -- addresses --
+
+
+def _plan(slot: int, pool_text: str, *, ipv6: bool) -> _Plan:
+    pool = ipaddress.IPv4Network(pool_text)
+    if 4 * slot + 4 > pool.num_addresses:
+        raise ResourceExhausted(
+            f"slot {slot} is beyond the address pool {pool_text}, which serves"
+            f" {pool.num_addresses // 4} microVMs",
+            hint='set a larger "pool" in [network] of the host\'s config.toml',
+        )
+    base4 = int(pool.network_address) + 4 * slot
+    host4, guest4 = struct.pack(">I", base4 + 1), struct.pack(">I", base4 + 2)
+    if not ipv6:
+        return _Plan(host4, guest4)
+    base6 = _ipv6_pool() + 4 * slot
+    return _Plan(host4, guest4, (base6 + 1).to_bytes(16, "big"), (base6 + 2).to_bytes(16, "big"))
+
+
+@functools.cache
+def _ipv6_pool() -> int:
+    """A unique local /64 (RFC 4193), the same on every boot of this host."""
+    try:
+        seed = Path("/etc/machine-id").read_bytes()
+    except FileNotFoundError:
+        seed = socket.gethostname().encode()
+    random40 = hashlib.sha256(b"hypercore network " + seed).digest()[:5]
+    return int.from_bytes(b"\xfd" + random40 + bytes(10), "big")
+
+
+def check_pool(pool: str) -> None:
+    """Refuse a pool of which the host's own routes already lead some address somewhere."""
+    network = ipaddress.IPv4Network(pool)
+    for route in netlink.routes(socket.AF_INET):
+        if len(route.destination) == 4:
+            taken = ipaddress.IPv4Network((route.destination, route.prefix_length))
+            if taken.overlaps(network):
+                _refuse_clash(route, pool)
+
+
+def _check_guest_address(address: bytes, pool: str) -> None:
+    """The same for one guest's address, in one query, for routes that came later."""
+    route = netlink.route_to(address, entry=True)
+    if route is not None:
+        _refuse_clash(route, pool)
+
+
+def _refuse_clash(route: netlink.Route, pool: str) -> None:
+    if route.prefix_length <= 1:  # 0/1 and 128/1 is how VPNs spell a default route
+        return
+    device = next((li for li in netlink.links() if li.ifindex == route.ifindex), None)
+    if device is not None and device.group == ruleset.ROUTED_GROUP:
+        return
+    network = ipaddress.IPv4Network((route.destination, route.prefix_length))
+    raise ResourceExhausted(
+        f"the address pool {pool} clashes with this host's route to {network}"
+        + (f" (dev {device.name})" if device else ""),
+        hint='set a free private network as "pool" in [network] of the host\'s config.toml,'
+        " or HYPERCORE_NETWORK_POOL",
+    )

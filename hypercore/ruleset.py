@@ -1,0 +1,241 @@
+"""What our nftables tables say: rules that never name a VM, and sets whose elements the VMs are.
+
+The rules look at the interface group of our TAPs and at the sets. They are installed once per host
+in one atomic batch that leaves the elements of running VMs alone; a VM adds and removes only its
+elements. What they mean for guests is in docs/networking.md. Beside each rule stands what
+`nft list table inet hypercore` shows for it. Policy only: how it gets into the kernel is nft.py's.
+"""
+
+import ipaddress
+
+from hypercore.nft import (
+    ACCEPT,
+    BRIDGE,
+    CT_STATE,
+    CT_STATUS,
+    DROP,
+    IIFGROUP,
+    IIFNAME,
+    IIFTYPE,
+    INET,
+    L4PROTO,
+    LINK,
+    MASQUERADE,
+    NETWORK,
+    NFPROTO,
+    OIFGROUP,
+    OIFNAME,
+    PROTOCOL,
+    REGISTER,
+    REJECT,
+    RETURN,
+    TRANSPORT,
+    Chain,
+    Rule,
+    Set,
+    Table,
+    ct,
+    equals,
+    host_u32,
+    in_set,
+    jump,
+    masked,
+    meta,
+    payload,
+)
+
+NAME = "hypercore"
+ROUTED_GROUP, BRIDGED_GROUP = 0x4843, 0x4844
+"""interface groups ("HC" and the next) of the TAPs that the rules of either table look at"""
+
+
+def _addresses(*texts: str) -> tuple[bytes, ...]:
+    return tuple(ipaddress.ip_address(each).packed for each in texts)
+
+
+def _set(name: str, *fields: str, constants: tuple[bytes, ...] = ()) -> Set:
+    return Set(INET, NAME, name, fields, constants)
+
+
+GUESTS4 = _set("guests4", "ifname", "ether_addr", "ipv4_addr")
+GUESTS6 = _set("guests6", "ifname", "ether_addr", "ipv6_addr")
+"""who may send: a frame from a TAP has to have this MAC and this address"""
+EXITS4 = _set("exits4", "ipv4_addr", "ifname")
+EXITS6 = _set("exits6", "ipv6_addr", "ifname")
+"""out of which interface a guest's address may go, and is masqueraded"""
+RESOLVERS4 = _set("resolvers4", "ifname", "ipv4_addr")
+RESOLVERS6 = _set("resolvers6", "ifname", "ipv6_addr")
+"""a guest's DNS servers: open on port 53 even where the address is otherwise closed"""
+SENDERS = Set(BRIDGE, NAME, "senders", ("ifname", "ether_addr"))
+"""the MAC that a frame from a bridged TAP has to have"""
+
+# Where clouds hand out credentials, besides 169.254.0.0/16: Alibaba, Azure's wire server, Oracle;
+# over IPv6 AWS and Google.
+_METADATA4 = _set(
+    "metadata4",
+    "ipv4_addr",
+    constants=_addresses("100.100.100.200", "168.63.129.16", "192.0.0.192"),
+)
+_METADATA6 = _set("metadata6", "ipv6_addr", constants=_addresses("fd00:ec2::254", "fd20:ce::254"))
+
+_ESTABLISHED, _RELATED, _DST_NAT = 2, 4, 0x20
+_UDP, _TCP, _ICMP, _ICMPV6 = 17, 6, 1, 58
+
+
+def _protocol(number: int) -> Rule:
+    return meta(L4PROTO), equals(bytes([number]))
+
+
+def _icmp(protocol: int, kind: int) -> Rule:
+    return (*_protocol(protocol), payload(TRANSPORT, 0, 1), equals(bytes([kind])))
+
+
+def _ct(key: int, bits: int) -> Rule:
+    """One of these bits of the connection's state or status is set."""
+    return ct(key), masked(host_u32(bits)), equals(bytes(4), negate=True)
+
+
+_IPV4: Rule = (meta(NFPROTO), equals(b"\x02"))
+_IPV6: Rule = (meta(NFPROTO), equals(b"\x0a"))
+_FROM_GUEST: Rule = (meta(IIFGROUP), equals(host_u32(ROUTED_GROUP)))
+_TO_GUEST: Rule = (meta(OIFGROUP), equals(host_u32(ROUTED_GROUP)))
+_REPLY = _ct(CT_STATE, _ESTABLISHED | _RELATED)
+_PUBLISHED = _ct(CT_STATUS, _DST_NAT)
+_TO_DNS: Rule = (payload(TRANSPORT, 2, 2), equals(b"\0\x35"))
+_FROM_DHCP_SERVER: Rule = (payload(TRANSPORT, 0, 2), equals(b"\0\x43"))
+
+# Keys of the sets, as registers one after another. An interface name takes four of them, a MAC
+# two, an IPv4 address one, an IPv6 address four.
+_ETHERNET: Rule = (meta(IIFTYPE), equals(b"\x01\0"))
+_SENDER: Rule = (meta(IIFNAME), payload(LINK, 6, 6, REGISTER + 4))
+_SOURCE4: Rule = (*_ETHERNET, *_SENDER, payload(NETWORK, 12, 4, REGISTER + 6))
+_SOURCE6: Rule = (*_ETHERNET, *_SENDER, payload(NETWORK, 8, 16, REGISTER + 6))
+_EXIT4: Rule = (payload(NETWORK, 12, 4), meta(OIFNAME, REGISTER + 1))
+_EXIT6: Rule = (payload(NETWORK, 8, 16), meta(OIFNAME, REGISTER + 4))
+_ASKS4: Rule = (meta(IIFNAME), payload(NETWORK, 16, 4, REGISTER + 4))
+_ASKS6: Rule = (meta(IIFNAME), payload(NETWORK, 24, 16, REGISTER + 4))
+_TARGET4: Rule = (payload(NETWORK, 16, 4),)
+_TARGET6: Rule = (payload(NETWORK, 24, 16),)
+
+# { udp, tcp } dport 53 iifname . ip daddr @resolvers4 accept, and the same for IPv6
+_DNS_ALLOWED: tuple[Rule, ...] = tuple(
+    (*_protocol(protocol), *_TO_DNS, *resolver, ACCEPT)
+    for resolver in (
+        (*_IPV4, *_ASKS4, in_set("resolvers4")),
+        (*_IPV6, *_ASKS6, in_set("resolvers6")),
+    )
+    for protocol in (_UDP, _TCP)
+)
+
+_SOURCE = Chain(
+    "source",
+    (
+        # iifname . ether saddr . ip saddr @guests4 return
+        (*_IPV4, *_SOURCE4, in_set("guests4"), RETURN),
+        (*_IPV6, *_SOURCE6, in_set("guests6"), RETURN),
+        (DROP,),
+    ),
+)
+
+_TO_HOST = Chain(
+    "to_host",
+    (
+        # ct state established,related accept
+        (*_REPLY, ACCEPT),
+        # icmp type echo-request accept
+        (*_IPV4, *_icmp(_ICMP, 8), ACCEPT),
+        # icmpv6 type { echo-request, nd-neighbor-solicit, nd-neighbor-advert } accept
+        *((*_IPV6, *_icmp(_ICMPV6, kind), ACCEPT) for kind in (128, 135, 136)),
+        *_DNS_ALLOWED,
+        # reject with icmpx admin-prohibited
+        (REJECT,),
+    ),
+)
+
+_FROM_GUEST_CHAIN = Chain(
+    "from_guest",
+    (
+        (*_REPLY, ACCEPT),
+        # ip saddr . oifname != @exits4 reject: to another guest, or not by the spec's interface
+        (*_IPV4, *_EXIT4, in_set("exits4", negate=True), REJECT),
+        (*_IPV6, *_EXIT6, in_set("exits6", negate=True), REJECT),
+        *_DNS_ALLOWED,
+        # ip daddr 169.254.0.0/16 reject
+        (*_IPV4, *_TARGET4, masked(b"\xff\xff\0\0"), equals(b"\xa9\xfe\0\0"), REJECT),
+        (*_IPV4, *_TARGET4, in_set("metadata4"), REJECT),
+        (*_IPV6, *_TARGET6, in_set("metadata6"), REJECT),
+        (ACCEPT,),
+    ),
+)
+
+_TO_GUEST_CHAIN = Chain(
+    "to_guest",
+    (
+        (*_REPLY, ACCEPT),
+        # ct status dnat accept
+        (*_PUBLISHED, ACCEPT),
+        (DROP,),
+    ),
+)
+
+ROUTED = Table(
+    INET,
+    NAME,
+    (GUESTS4, GUESTS6, EXITS4, EXITS6, RESOLVERS4, RESOLVERS6, _METADATA4, _METADATA6),
+    (
+        _SOURCE,
+        _TO_HOST,
+        _FROM_GUEST_CHAIN,
+        _TO_GUEST_CHAIN,
+        # Before connection tracking (-200): a forged frame leaves no trace there.
+        Chain("prerouting", ((*_FROM_GUEST, jump("source")),), ("filter", 0, -300)),
+        Chain("input", ((*_FROM_GUEST, jump("to_host")),), ("filter", 1, -10)),
+        Chain(
+            "forward",
+            ((*_FROM_GUEST, jump("from_guest")), (*_TO_GUEST, jump("to_guest"))),
+            ("filter", 2, -10),
+        ),
+        Chain(
+            "postrouting",
+            (
+                # ip saddr . oifname @exits4 masquerade
+                (*_IPV4, *_EXIT4, in_set("exits4"), MASQUERADE),
+                (*_IPV6, *_EXIT6, in_set("exits6"), MASQUERADE),
+            ),
+            ("nat", 4, 100),
+        ),
+    ),
+)
+"""table inet hypercore: TAPs of mode nat"""
+
+_BRIDGED_FROM_GUEST: Rule = (meta(IIFGROUP), equals(host_u32(BRIDGED_GROUP)))
+
+BRIDGED = Table(
+    BRIDGE,
+    NAME,
+    (SENDERS,),
+    (
+        Chain(
+            "source",
+            (
+                # iifname . ether saddr != @senders drop
+                (*_SENDER, in_set("senders", negate=True), DROP),
+                # ether type ip udp sport 67 drop: no DHCP server but the network's own
+                (
+                    *(meta(PROTOCOL), equals(b"\x08\0")),
+                    *_protocol(_UDP),
+                    *_FROM_DHCP_SERVER,
+                    DROP,
+                ),
+                # ether type ip6 icmpv6 type nd-router-advert drop
+                (*(meta(PROTOCOL), equals(b"\x86\xdd")), *_icmp(_ICMPV6, 134), DROP),
+            ),
+        ),
+        Chain("prerouting", ((*_BRIDGED_FROM_GUEST, jump("source")),), ("filter", 0, -300)),
+    ),
+)
+"""table bridge hypercore: TAPs of mode bridge"""
+
+TABLES = (ROUTED, BRIDGED)
+VM_SETS = tuple(each for table in TABLES for each in table.sets if not each.constants)
+"""sets whose elements belong to microVMs"""

@@ -1,0 +1,115 @@
+"""The TAP of a microVM: its name, its tag, and how it goes again.
+
+A TAP whose fd is the VMM's ends with the VMM, whatever dies. This file finds and removes those
+that did not, such as after an fd was kept by somebody else.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hypercore import _tap, netlink, slots
+from hypercore.errors import AlreadyExists
+from hypercore.ruleset import BRIDGED_GROUP
+
+REDIRECTED_GROUP = BRIDGED_GROUP + 1
+"""interface group of TAPs in other namespaces: theirs are other rules"""
+DOOMED_GROUP = BRIDGED_GROUP + 2
+"""interface group of TAPs on their way out: deleted together, in one request"""
+
+_ALIAS_PREFIX = "hypercore:"
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    name: str
+    fd: int
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the TAP sits in its network namespace; empty or 0: not at all."""
+
+    group: int
+    mtu: int
+    host4: bytes = b""
+    host6: bytes = b""
+    guest4: bytes = b""
+    guest6: bytes = b""
+    guest_mac: bytes = b""
+    bridge_ifindex: int = 0
+    redirect_to: int = 0
+    netns_fd: int = -1
+
+
+def name_of(slot: int) -> str:
+    return f"hc{slot}"
+
+
+def is_ours(link: netlink.Link) -> bool:
+    """Whether hypercore made the link, this instance or another."""
+    return link.alias.startswith(_ALIAS_PREFIX)
+
+
+@contextlib.contextmanager
+def created(microvm_id: str, slot: int, layout: Layout) -> Iterator[Tap]:
+    """A new TAP that is up; it goes again if the block fails.
+
+    Raises:
+        AlreadyExists: there is a device of its name.
+        OSError: as _tap.create.
+    """
+    name = name_of(slot)
+    try:
+        fd, ifindex = _tap.create(
+            name.encode(),
+            group=layout.group,
+            alias=(_ALIAS_PREFIX + slots.tag(microvm_id)).encode(),
+            mtu=layout.mtu,
+            address4=layout.host4,
+            prefix4=30,
+            address6=layout.host6,
+            prefix6=126,
+            neighbour_mac=layout.guest_mac,
+            neighbour4=layout.guest4,
+            neighbour6=layout.guest6,
+            master=layout.bridge_ifindex,
+            redirect_to=layout.redirect_to,
+            netns_fd=layout.netns_fd,
+        )
+    except OSError as exc:
+        if exc.errno != errno.EBUSY:
+            raise
+        taken = netlink.link(name, netns_fd=layout.netns_fd)
+        raise AlreadyExists(
+            f"TAP {name} for slot {slot} of microVM {microvm_id} exists already"
+            + (f" ({taken.alias})" if taken and taken.alias else ""),
+            hint="remove what is left of it: hypercore cleanup",
+        ) from exc
+    try:
+        yield Tap(name, fd, ifindex)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def delete(microvm_id: str, slot: int) -> None:
+    """Delete the TAP of a microVM if it is still there and really its own."""
+    left = netlink.link(name_of(slot))
+    if left is not None and left.alias == _ALIAS_PREFIX + slots.tag(microvm_id):
+        _tap.delete(left.ifindex)
+
+
+def delete_all(is_wanted: Callable[[str], bool]) -> None:
+    """Delete all TAPs whose tag `is_wanted`, in one go."""
+    doomed = [
+        link.ifindex
+        for link in netlink.links()
+        if is_ours(link) and is_wanted(link.alias.removeprefix(_ALIAS_PREFIX))
+    ]
+    if doomed:
+        _tap.set_group(doomed, DOOMED_GROUP)
+        _tap.delete_group(DOOMED_GROUP)
