@@ -18,6 +18,8 @@ ROOMS = [
     "hypercore/_blockio.pyx",
     "hypercore/_inotify.pyx",
     "hypercore/_process.pyx",
+    "hypercore/_pump.pyx",
+    "hypercore/_pumploop.pyx",
     "hypercore/_tap.pyx",
     "hypercore/_tsc.pyx",
     "hypercore/_vsock.pyx",

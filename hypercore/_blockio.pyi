@@ -1,7 +1,8 @@
-from typing import final
+from typing import NoReturn, final
 
 @final
 class Template:
+    def __init__(self) -> NoReturn: ...
     @property
     def size(self) -> int: ...
     @property

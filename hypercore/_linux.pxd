@@ -26,9 +26,11 @@ cdef extern from *:
     int64_t hc_now_ns() nogil
 
     int ECANCELED
+    int EOVERFLOW
     int EUCLEAN
     int ETIMEDOUT
     int EPROTO
+    int O_ACCMODE
     int O_CLOEXEC
     int O_NONBLOCK
     int O_RDONLY

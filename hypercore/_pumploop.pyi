@@ -1,0 +1,1 @@
+"""No names for Python: _pump.pyx uses this module from C."""
