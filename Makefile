@@ -69,7 +69,7 @@ test-unit: build ## no root, under ten seconds
 	$(call pytest,unit)
 
 .PHONY: test-integration
-test-integration: build ## real taps, sockets, loops; root
+test-integration: setup ## real taps, sockets, loops; root
 	$(AS_ROOT) $(call pytest,integration)
 
 .PHONY: test-functional

@@ -13,8 +13,8 @@ cd "$(dirname "$0")/.."
 
 VENV=.venv
 
-# Debian's and Ubuntu's names. The agent, crun, the guest's kernel and containerd are not here:
-# they come from a private apt root into hypercore's own directories.
+# Debian's and Ubuntu's names, for building and testing. What it takes to run a VM, `hypercore setup`
+# finds or installs itself.
 PACKAGES=(
     ca-certificates
     gcc
@@ -23,11 +23,8 @@ PACKAGES=(
     python3
     python3-dev
     python3-venv
-    qemu-system-x86    # the VMM that runs everywhere
-    e2fsprogs          # mke2fs: template of the upper disks
-    erofs-utils        # mkfs.erofs: images for the tests
-    busybox-static     # the demo image
-    debian-archive-keyring
+    e2fsprogs      # tests: ext4 images
+    erofs-utils    # tests: erofs images
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -16,6 +16,7 @@ from tests.functional import images, instance, leaks, registry
 from tests.functional.instance import Instance
 from tests.functional.registry import Registry
 
+DEMO_REF = "docker.io/hypercore/hello:latest"
 SHELL_REF = "docker.io/test/shell:1"
 """busybox whose command reads commands from its stdin"""
 
@@ -27,7 +28,7 @@ def hypercore(root: None) -> Iterator[Instance]:
         pytest.fail(f"{instance.HYPERCORE} is missing: run make build")
     with instance.instance(instance.shared_data_dir()) as made:
         made.run("setup", timeout=900)
-        made.run("containerd", "start")
+        made.boot("spawn", "--rm", DEMO_REF)  # starts the shim server, which stays
         yield made
 
 
@@ -37,6 +38,7 @@ def expendable(root: None, shell_archive: Path) -> Iterator[Instance]:
     with instance.instance(instance.shared_data_dir()) as made:
         made.run("containerd", "start")
         made.run("image", "load", shell_archive)
+        made.boot("spawn", "--rm", SHELL_REF, "true")
         yield made
 
 

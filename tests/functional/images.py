@@ -1,6 +1,7 @@
-"""Images for the tests, made of the host's static busybox: as archives, or pushed to a registry.
+"""Images for the tests, made of a static busybox: as archives, or pushed to a registry.
 
-Deterministic, so that a digest is the same in every run. Knows nothing of hypercore.
+Deterministic, so that a digest is the same in every run. The busybox is the one that
+`hypercore setup` fetched for the demo image; nothing else of hypercore is used.
 """
 
 import gzip
@@ -8,13 +9,15 @@ import hashlib
 import http.client
 import io
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BUSYBOX = Path("/bin/busybox")
+DATA_DIR = Path(os.environ.get("HYPERCORE_DATA_DIR") or "/var/lib/hypercore")
+BUSYBOX = DATA_DIR / "tools" / "busybox" / "bin" / "busybox"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"

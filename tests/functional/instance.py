@@ -6,11 +6,13 @@ downloaded or built there once (tools, guest assets) is linked, not made again.
 
 import os
 import re
+import select
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,13 +134,21 @@ def instance(shared: Path, **extra_env: str) -> Iterator[Instance]:
     run_dir = Path(tempfile.mkdtemp(prefix="hct-", dir="/run"))
     made = Instance(data_dir, run_dir, extra_env)
     try:
+        for directory in (data_dir, run_dir):
+            directory.chmod(0o711)  # VMMs, which are not root, pass through
         for name in SHARED:
             (data_dir / name).symlink_to(shared / name)
         yield made
     finally:
-        _end(made, (("cleanup", "--all"), ("containerd", "stop")))
-        shutil.rmtree(run_dir)
-        shutil.rmtree(data_dir)
+        try:
+            if (run_dir / "containerd.sock").exists():
+                _end(made, (("cleanup", "--all"), ("containerd", "stop")))
+            for pid in shim_servers(made):
+                _terminate(pid)
+        finally:
+            if not os.environ.get("HYPERCORE_TEST_KEEP"):
+                shutil.rmtree(run_dir)
+                shutil.rmtree(data_dir)
 
 
 def _end(made: Instance, commands: Sequence[tuple[str, ...]]) -> None:
@@ -147,6 +157,29 @@ def _end(made: Instance, commands: Sequence[tuple[str, ...]]) -> None:
         str(result) for args in commands if (result := made.run(*args, check=False)).code != 0
     ]
     assert not failed, "\n".join(failed)
+
+
+def shim_servers(made: Instance) -> list[int]:
+    """Pids of the instance's shim servers; more than one after a change of the sources."""
+    pids = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            argv = path.read_bytes()
+            if b"hypercore.shim.server" in argv and os.fsencode(made.run_dir) in argv:
+                pids.append(int(path.parent.name))
+    return pids
+
+
+def _terminate(pid: int) -> None:
+    """SIGTERM, which ends an idle shim server, and wait for it."""
+    with suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            ended, _, _ = select.select([pidfd], [], [], 15)
+            assert ended, f"shim server {pid} does not end"
+        finally:
+            os.close(pidfd)
 
 
 def shared_data_dir() -> Path:

@@ -67,8 +67,8 @@ def _processes(made: Instance) -> list[str]:
                 continue
             command = argv.replace(b"\0", b" ").decode(errors="replace").strip()
             state = (proc / "stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # ended meanwhile, or, in a container, the host's own
         if state == "Z":
             command = f"zombie {(proc / 'comm').read_text().strip()}"
         found.append(f"process {command[:300]}")
