@@ -84,6 +84,9 @@ class QemuProvider(Provider):
         ]
         if probe.tsc_khz:
             parameters.append(("tsc_early_khz", str(probe.tsc_khz)))
+            # All vCPUs read the host's counter. The guest would compare it with ticks, of which a
+            # loaded host loses some, or distrust more than one CPU, and then count lossy ticks.
+            parameters.append(("tsc", "reliable"))
         return tuple(parameters)
 
     def render(self, boot: BootSpec, probe: Probe) -> tuple[VmmCommand, ...]:

@@ -135,6 +135,7 @@ def test_qemu_without_a_jail_is_not_sandboxed(boot: BootSpec) -> None:
 def test_only_a_guest_that_cannot_calibrate_is_told_the_tsc_rate() -> None:
     provider = qemu.QemuProvider()
     assert ("tsc_early_khz", "2596144") in provider.boot_parameters(TCG)
+    assert ("tsc", "reliable") in provider.boot_parameters(TCG)
     assert not any(name.startswith("tsc") for name, _ in provider.boot_parameters(KVM))
 
 
