@@ -268,13 +268,15 @@ def _ingress(ifindex: int) -> bytes:
 
 def has_ingress(ifindex: int, *, netns_fd: int = -1) -> bool:
     """Whether the link has an ingress qdisc."""
-    request = message(RTM_GETQDISC, 0, _ingress(ifindex))
+    request = message(RTM_GETQDISC, ACK, _ingress(ifindex))
     try:
-        return bool(_tap.transact(NETLINK_ROUTE, request, netns_fd=netns_fd))
+        _tap.transact(NETLINK_ROUTE, request, netns_fd=netns_fd)
     except OSError as exc:
-        if exc.errno != errno.ENOENT:
+        # EINVAL: there was one before, and its place is empty now.
+        if exc.errno not in (errno.ENOENT, errno.EINVAL):
             raise
         return False
+    return True
 
 
 def delete_ingress(ifindex: int, *, netns_fd: int = -1) -> None:

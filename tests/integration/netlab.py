@@ -258,11 +258,18 @@ def _checksum(data: bytes) -> int:
 
 
 def udp_frame(
-    source_mac: bytes, target_mac: bytes, source: str, target: str, port: int, payload: bytes
+    source_mac: bytes,
+    target_mac: bytes,
+    source: str,
+    target: str,
+    port: int,
+    payload: bytes,
+    *,
+    source_port: int = 1000,
 ) -> bytes:
-    """A virtio-net header and an Ethernet frame with a UDP datagram from port 1000."""
+    """A virtio-net header and an Ethernet frame with a UDP datagram."""
     a, b = ipaddress.ip_address(source).packed, ipaddress.ip_address(target).packed
-    udp = struct.pack(">HHHH", 1000, port, 8 + len(payload), 0) + payload
+    udp = struct.pack(">HHHH", source_port, port, 8 + len(payload), 0) + payload
     if len(a) == 4:
         ethertype = 0x0800  # UDP's checksum may be absent over IPv4
         ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + a + b
