@@ -24,7 +24,16 @@ SHARED = ("wire/codec.py", "proto/types_pb.py", "proto/agent_pb.py")
 """What host and guest have in common."""
 
 PACKAGES = ("agent", "hypercore", "hypercore.wire", "hypercore.proto")
-FROZEN = ("encodings", "encodings.aliases", "encodings.utf_8")
+FROZEN = (
+    "_frozen_importlib=importlib._bootstrap",
+    "_frozen_importlib_external=importlib._bootstrap_external",
+    "abc",
+    "codecs",
+    "encodings",
+    "encodings.aliases",
+    "encodings.utf_8",
+    "io",
+)
 NOT_COMPILED = ("__init__.py", "build.py", "freeze.py")
 
 PYTHON = "3.11"
@@ -41,7 +50,7 @@ def source_files() -> list[Path]:
 
 def is_source(path: Path) -> bool:
     """Not C that Cython has left beside its source."""
-    return path.suffix != ".c" or path.stem in ("main", "inittab", "initrd")
+    return path.suffix != ".c" or path.stem in ("frozen", "inittab", "initrd", "main")
 
 
 def stage(work: Path, version: str) -> list[str]:
@@ -123,7 +132,7 @@ def build(root: Path, version: str, agent: Path, initrd_init: Path) -> None:
         machine = os.uname().machine
         include = f"-I/usr/include/python{PYTHON}"
         defines = ['-DFROZEN="frozen.h"', '-DAGENT_MODULES="modules.h"', "-I."]
-        sources = [*c_files, "main.c", "inittab.c"]
+        sources = [*c_files, "main.c", "inittab.c", "frozen.c"]
         objects = [name.replace("/", "_").removesuffix(".c") + ".o" for name in sources]
         compile_command = [CC, *CFLAGS, include, *defines, "-c"]
         run_in(

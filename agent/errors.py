@@ -9,6 +9,9 @@ FAILED_PRECONDITION = 9
 INTERNAL = 13
 UNIMPLEMENTED = 12
 
+MAX_MESSAGE = 4096
+"""Characters; a runtime's log may hold more, the host takes 64 KiB a reply."""
+
 
 class RpcError(Exception):
     """A status code of google/rpc/code.proto and a sentence for the user."""
@@ -16,7 +19,7 @@ class RpcError(Exception):
     def __init__(self, code, message):
         Exception.__init__(self, message)
         self.code = code
-        self.message = message
+        self.message = message[:MAX_MESSAGE]
 
 
 def from_os_error(exc, doing):

@@ -1,23 +1,28 @@
-"""Write a C header with frozen modules: freeze.py OUT NAME... (NAME/ is a package of ours).
+"""Write a C header with frozen modules: freeze.py OUT NAME[=SOURCE]... (NAME/: a package of ours).
 
 Runs on the interpreter that the agent is linked from, since byte code belongs to one version.
 Our packages are empty but for `__path__ = None`, by which their compiled modules are looked up
 among the built-in ones.
 """
 
-import importlib.util
 import marshal
+import os
 import sys
 
+STDLIB = f"/usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
 
-def code_of(name):
-    if name.endswith("/"):
-        return name[:-1], compile("__path__ = None", f"<{name}>", "exec"), True
-    spec = importlib.util.find_spec(name)
-    with open(spec.origin, "rb") as source:
+
+def code_of(argument):
+    """(name, code, whether it is a package) of one argument."""
+    if argument.endswith("/"):
+        name = argument[:-1]
+        return name, compile("__path__ = None", f"<{name}>", "exec"), True
+    name, _, source_name = argument.partition("=")
+    path = f"{STDLIB}/{(source_name or name).replace('.', '/')}"
+    package = os.path.isdir(path)
+    with open(path + ("/__init__.py" if package else ".py"), "rb") as source:
         text = source.read()
-    code = compile(text, f"<frozen {name}>", "exec", optimize=2, dont_inherit=True)
-    return name, code, spec.submodule_search_locations is not None
+    return name, compile(text, f"<frozen {name}>", "exec", optimize=2, dont_inherit=True), package
 
 
 def main():

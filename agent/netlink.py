@@ -31,9 +31,15 @@ def message(kind, flags, body):
     return _struct.pack("=IHHII", 16 + len(body), kind, _NLM_REQUEST | flags, 1, 0) + body
 
 
-def link_up(index, name="", mtu=0):
-    """Request: rename a link (where a name is given), set its MTU, start it."""
+def start_link(index):
+    """Request: set a link up."""
     body = _struct.pack("=BxHiII", 0, 0, index, _IFF_UP, _IFF_UP)
+    return message(RTM_NEWLINK, _NLM_ACK, body)
+
+
+def change_link(index, name, mtu):
+    """Request: rename a link (the kernel refuses when it is up), set its MTU; "" and 0 do not."""
+    body = _struct.pack("=BxHiII", 0, 0, index, 0, 0)
     if name:
         body += attribute(_IFLA_IFNAME, name.encode() + b"\0")
     if mtu:
@@ -84,7 +90,7 @@ class Netlink:
             raise OSError(error, posix.strerror(error), doing)
 
     def links(self):
-        """All links as {MAC: index}."""
+        """All links as {MAC: (index, name)}."""
         body = _struct.pack("=BxHiII", 0, 0, 0, 0, 0)
         self._sock.send(message(RTM_GETLINK, _NLM_DUMP, body))
         found = {}
@@ -96,8 +102,9 @@ class Netlink:
                     return found
                 index = _struct.unpack_from("=i", data, 20)[0]
                 mac = _find_attribute(data[32:size], _IFLA_ADDRESS)
+                name = _find_attribute(data[32:size], _IFLA_IFNAME)
                 if mac:
-                    found[mac.hex(":")] = index
+                    found[mac.hex(":")] = (index, name.rstrip(b"\0").decode())
                 data = data[(size + 3) & ~3 :]
 
 

@@ -15,7 +15,7 @@ def start_loopback():
     """Before anything else: programs expect it."""
     link = netlink.Netlink()
     try:
-        link.request(netlink.link_up(1), "start lo")
+        link.request(netlink.start_link(1), "start lo")
     finally:
         link.close()
 
@@ -28,31 +28,44 @@ def configure(interfaces):
     try:
         links = link.links()
         for interface in interfaces:
-            index = links.get(interface.mac.lower())
-            if index is None:
+            found = links.get(interface.mac.lower())
+            if found is None:
                 raise RpcError(
                     FAILED_PRECONDITION,
                     f"no network device with MAC {interface.mac!r}; there are: "
                     + (", ".join(sorted(links)) or "none"),
                 )
-            _configure(link, index, interface)
+            _configure(link, *found, interface)
     except OSError as exc:
         raise from_os_error(exc, "network:") from exc
     finally:
         link.close()
 
 
-def _configure(link, index, interface):
-    name = interface.name
+def _configure(link, index, old_name, interface):
+    name = interface.name or old_name
     if len(name.encode()) > _NAME_BYTES or "/" in name:
         raise RpcError(INVALID_ARGUMENT, f"interface name {name!r}")
-    link.request(netlink.link_up(index, name, interface.mtu), f"start {name}")
+    new_name = name if name != old_name else ""
+    link.request(netlink.change_link(index, new_name, interface.mtu), f"name {name}")
+    if interface.addresses:
+        _ignore_advertisements(name)
+    link.request(netlink.start_link(index), f"start {name}")
     for text in interface.addresses:
         address, prefix = parse_cidr(text)
         link.request(netlink.add_address(index, address, prefix), f"add {text} to {name}")
     for text in interface.gateways:
         gateway = parse_address(text)
         link.request(netlink.add_default_route(index, gateway), f"add route via {text}")
+
+
+def _ignore_advertisements(name):
+    """The addresses are Hello's: a router on the link adds none of its own."""
+    path = f"/proc/sys/net/ipv6/conf/{name}/accept_ra"
+    try:
+        files.write(path, b"0")
+    except FileNotFoundError:
+        pass  # a kernel without IPv6
 
 
 def parse_address(text):

@@ -108,6 +108,8 @@ class Agent:
 
     def start(self, request):
         container = self._container(request)
+        if request.exec_id:
+            raise RpcError(INVALID_ARGUMENT, "Exec starts an exec; Start is for containers")
         process = container.process("")
         yield from container.start()
         return agent_pb.ProcessResponse(pid=process.pid)

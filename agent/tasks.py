@@ -16,6 +16,7 @@ from agent.errors import (
     RpcError,
     from_os_error,
 )
+from agent.loop import PRIORITY
 from hypercore.proto.agent_pb import WaitResponse
 
 MAX_ID = 128
@@ -137,6 +138,8 @@ class Container:
         self.processes = {}
         self.created = False
         self.started = False
+        self._oom_fd = -1
+        self._oom_kills = 0
 
     def process(self, exec_id):
         """RpcError when there is none."""
@@ -167,6 +170,7 @@ class Container:
             self._drop_all()
             raise
         self.created = True
+        self._watch_memory()
 
     def start(self):
         """Let the init process go; a generator for the loop."""
@@ -222,7 +226,30 @@ class Container:
         except (OSError, RpcError):
             pass
 
+    def _watch_memory(self):
+        """Say on the console when the kernel kills for want of memory; the exit record and Stats
+        tell the host.
+        """
+        path = self.cgroup + "/memory.events"
+        try:
+            self._oom_fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        except OSError:
+            return  # the kernel has no memory controller
+        posix.read(self._oom_fd, 4096)  # only changes after a read wake the poll
+        self.loop.add(self._oom_fd, PRIORITY, self._memory_event)
+
+    def _memory_event(self, events):
+        posix.pread(self._oom_fd, 4096, 0)
+        kills = cgroups.oom_kills(self.cgroup)
+        if kills > self._oom_kills:
+            self._oom_kills = kills
+            files.log(f"container {self.id}: out of memory, {kills} processes killed")
+
     def _drop_all(self):
+        if self._oom_fd >= 0:
+            self.loop.remove(self._oom_fd)
+            fd, self._oom_fd = self._oom_fd, -1
+            posix.close(fd)
         for process in self.processes.values():
             process.close()
         self.processes.clear()
