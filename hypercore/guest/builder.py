@@ -81,6 +81,7 @@ def _build(
             "version": version,
             "machine": os.uname().machine,
             "kernel": modules.release,
+            "agent_size": agent.stat().st_size,
             "suite": toolchain.SUITE,
             "inputs": inputs,
             "files": {path.name: _file_facts(path) for path in sorted(assets.iterdir())},
