@@ -60,7 +60,8 @@ def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
     for name in _LINUX_DROPPED:
         linux.pop(name, None)
     linux["namespaces"] = _namespaces(linux.get("namespaces") or ())
-    linux["cgroupsPath"] = f"/hypercore/{container_id}"
+    # The agent looks for its counters and processes there (agent/cgroups.py).
+    linux["cgroupsPath"] = f"/hc/{container_id}"
     linux["seccomp"] = deny_vsock(linux.get("seccomp"))
     if linux.get("devices"):
         linux["devices"] = _devices(linux["devices"])

@@ -145,6 +145,10 @@ class Output:
             logger.error("cannot write %s: %s; retrying", self._log.path, os.strerror(value))
 
     @property
+    def has_log(self) -> bool:
+        return self._log is not None
+
+    @property
     def received_bytes(self) -> int:
         return self._hub.pump.counters(self.number)[0]
 
@@ -298,6 +302,14 @@ class ProcessIO:
         pairs = ((self.stdout, stdout_bytes), (self.stderr, stderr_bytes))
         missing = await asyncio.gather(*(out.drain(n) for out, n in pairs if out is not None))
         return sum(missing)
+
+    def finish(self) -> None:
+        """The process has ended: EOF for its readers. Logs stay open for clients yet to come."""
+        if self.stdin is not None:
+            self.stdin.close()
+        for output in (self.stdout, self.stderr):
+            if output is not None and not output.has_log:
+                output.close()
 
     def close(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):

@@ -214,6 +214,9 @@ class Task:
         )
 
     async def _end_stdin(self, process: Process, total: int) -> None:
+        if process.starting is not None:
+            # A short input ends before the agent knows the exec it is for.
+            await asyncio.shield(process.starting)
         try:
             await self.agent.close_io(self.id, process.exec_id, total)
         except HypercoreError as exc:
@@ -336,12 +339,14 @@ class Task:
         except Unavailable as exc:
             death = await self._explain(exc)
             await io.drain(None, None)
+            io.finish()
             self.log.error("%s\n%s", death, death.detail)
             return Exit.now(KILLED, death.message)
         except HypercoreError as exc:
             self.log.error("the agent lost process %s: %s", process.name, exc)
             return Exit.now(LOST, exc.message)
         missing = await io.drain(answer.stdout_bytes, answer.stderr_bytes)
+        io.finish()
         if missing:
             self.log.error("%d bytes of the output of %s are missing", missing, process.name)
         return Exit(

@@ -50,7 +50,7 @@ def test_what_belongs_to_the_host_is_left_out():
     assert config["process"] == {"args": ["sh"], "cwd": "/", "user": {"uid": 7}}
     assert config["hostname"] == "box"
     linux = config["linux"]
-    assert linux["cgroupsPath"] == "/hypercore/abc"
+    assert linux["cgroupsPath"] == "/hc/abc"
     assert linux["namespaces"] == [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}]
     assert linux["maskedPaths"] == ["/proc/kcore"]
     assert linux["resources"] == {"memory": {"limit": 1 << 20}}
