@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import uvloop
 
 TESTS = Path(__file__).parent
+GRPC_CLOSE_S = 2
 PROMISED_TIERS = frozenset(os.environ.get("HYPERCORE_TIERS", "").split())
 
 
@@ -73,6 +75,24 @@ def _is_grpc_poller(target: str) -> bool:
     return "grpc" in sys.modules and target.startswith("anon_inode:[event")
 
 
+def _left(
+    descriptors: dict[int, str], children: set[int], threads: set[threading.Thread]
+) -> list[str]:
+    """What this process has now and had not then."""
+    left = [
+        f"fd {fd} -> {target}"
+        for fd, target in _descriptors().items()
+        if descriptors.get(fd) != target and not _is_grpc_poller(target)
+    ]
+    left += [f"child {pid}: {_command(pid)}" for pid in _children() - children]
+    left += [
+        f"thread {thread.name}"
+        for thread in threading.enumerate()
+        if thread not in threads and not thread.daemon
+    ]
+    return left
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _uvloop_globals() -> None:
     """libuv makes one signal pipe for the whole process with its first loop: not a test's leak."""
@@ -87,17 +107,12 @@ def _nothing_left_in_this_process() -> Iterator[None]:
     if tap := sys.modules.get("hypercore._tap"):
         tap.close_idle()  # kept on purpose, _netlink.h says why
     gc.collect()
-    left = [
-        f"fd {fd} -> {target}"
-        for fd, target in _descriptors().items()
-        if descriptors.get(fd) != target and not _is_grpc_poller(target)
-    ]
-    left += [f"child {pid}: {_command(pid)}" for pid in _children() - children]
-    left += [
-        f"thread {thread.name}"
-        for thread in threading.enumerate()
-        if thread not in threads and not thread.daemon
-    ]
+    left = _left(descriptors, children, threads)
+    # gRPC's C core closes a channel's sockets in a thread of its own, a moment after us.
+    deadline = time.monotonic() + GRPC_CLOSE_S
+    while left and "grpc" in sys.modules and time.monotonic() < deadline:
+        time.sleep(0.01)
+        left = _left(descriptors, children, threads)
     assert not left, "left behind: " + "; ".join(left)
 
 

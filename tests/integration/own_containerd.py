@@ -35,8 +35,8 @@ def directories(disk_mib: int = 0) -> Iterator[HostConfig]:
     binary = require_binary()
     names = ("HYPERCORE_DATA_DIR", "HYPERCORE_RUN_DIR", "HYPERCORE_CONTAINERD_SOCKET")
     before = {name: os.environ.pop(name, None) for name in names}
-    data_dir = tempfile.mkdtemp(prefix="hct-", dir="/var/tmp")
-    run_dir = tempfile.mkdtemp(prefix="hct-", dir="/run")
+    data_dir = tempfile.mkdtemp(prefix="hcc-", dir="/var/tmp")
+    run_dir = tempfile.mkdtemp(prefix="hcc-", dir="/run")
     os.environ.update(HYPERCORE_DATA_DIR=data_dir, HYPERCORE_RUN_DIR=run_dir)
     if disk_mib:
         options = [f"-osize={disk_mib}m", "-ttmpfs", "hypercore-test", data_dir]

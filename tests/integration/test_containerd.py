@@ -74,6 +74,7 @@ def test_record_of_another_process_is_not_believed(config: HostConfig) -> None:
 def test_started_again_after_it_was_killed(config: HostConfig) -> None:
     pid = start(config).pid
     os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     again = start(config)
     assert again.serving
     assert again.pid != pid
