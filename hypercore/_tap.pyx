@@ -231,6 +231,7 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
     cdef Py_ssize_t i, last = len(ops) - 1
     cdef bint add
     cdef bytes name, key, data
+    cdef const char *value
     if not ops:
         return
     if len(userdata) > 255:
@@ -246,11 +247,13 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
         nft_batch(&n, NFNL_MSG_BATCH_BEGIN)
         for i in range(last + 1):
             add, name, key, data = ops[i]
+            value = NULL
+            if data is not None:
+                value = data
             # Refusals are always reported; one acknowledgement, the last one's, is enough.
             nft_element(
                 &n, add, i == last, family, table, name, <const char *>key, len(key),
-                NULL if data is None else <const char *>data, 0 if data is None else len(data),
-                <const char *>userdata, len(userdata),
+                value, 0 if data is None else len(data), <const char *>userdata, len(userdata),
             )
         nft_batch(&n, NFNL_MSG_BATCH_END)
         with nogil:
