@@ -272,7 +272,8 @@ async def _end_stale_leases(client: Client) -> list[str]:
     for lease in await leases.list_all(client):
         purpose = lease.labels.get(leases.OWNER_LABEL, "")
         microvm_id = purpose.removeprefix(SPAWN_PURPOSE)
-        if microvm_id != purpose and not _is_being_spawned(microvm_id):
+        is_spawn = microvm_id != purpose
+        if (is_spawn and not _is_being_spawned(microvm_id)) or leases.is_abandoned(lease):
             await leases.delete(client, lease.id, sync=True)
             done.append(f"lease {lease.id}")
     return done

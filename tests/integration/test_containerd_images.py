@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from hypercore.proto.containerd_content_pb import (
     ListStatusesResponse,
 )
 from tests.functional import images as made_images
+from tests.functional import instance
 from tests.functional import registry as registries
 from tests.functional.registry import Registry
 from tests.integration import own_containerd
@@ -323,6 +325,36 @@ def test_cancelled_pull_leaves_nothing(
         # An image that has its name is an image; without it, nothing may be left.
         if moment != "unpack":
             assert await images.get(client, f"{registry.host}/test/big:1") is None
+
+    run(work)
+
+
+def test_lease_of_a_killed_process_is_abandoned(run: Callable[[Work], None]) -> None:
+    holder = """
+import asyncio
+from hypercore.containerd import leases
+from hypercore.containerd.client import Client
+async def main():
+    async with Client() as client, leases.lease(client, "test"):
+        print("held", flush=True)
+        await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+    async def work(client: Client) -> None:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", holder, stdout=asyncio.subprocess.PIPE, cwd=instance.ROOT
+        )
+        assert child.stdout is not None
+        assert await child.stdout.readline() == b"held\n"
+        async with leases.lease(client, "test"):
+            held = await leases.list_all(client)
+            assert [leases.is_abandoned(lease) for lease in held] == [False, False]
+        child.kill()
+        await child.wait()
+        (left,) = await leases.list_all(client)
+        assert leases.is_abandoned(left)
+        await leases.delete(client, left.id)
 
     run(work)
 
