@@ -595,7 +595,10 @@ cdef void _unlink(Node *node) noexcept nogil:
 
 
 cdef void _kill(Core *core, Node *node) noexcept nogil:
-    """The node is no more: out of the table, fds closed, memory freed after this batch."""
+    """The node is no more: out of the table, fds closed, memory freed after this batch.
+
+    Its last event is sent after this, so that who gets it finds nothing left.
+    """
     cdef uint32_t slot = node.id & SLOT_MASK
     pthread_mutex_lock(&core.lock)
     core.table[slot] = NULL
@@ -946,13 +949,13 @@ cdef void _next_segment(Node *client) noexcept nogil:
 
 
 cdef void _finish_client(Core *core, Node *client) noexcept nogil:
-    _report(core, client.id, EV_CLIENT_DONE, <int64_t>client.bytes)
     _kill(core, client)
+    _report(core, client.id, EV_CLIENT_DONE, <int64_t>client.bytes)
 
 
 cdef void _drop_client(Core *core, Node *client, int error) noexcept nogil:
-    _report(core, client.id, EV_CLIENT_DROPPED, error)
     _kill(core, client)
+    _report(core, client.id, EV_CLIENT_DROPPED, error)
 
 
 # ---- inputs: sources to the guest's socket ----
@@ -1012,8 +1015,9 @@ cdef void _feed(Core *core, Node *source) noexcept nogil:
 
 
 cdef void _end_source(Core *core, Node *source) noexcept nogil:
-    _report(core, source.id, EV_SOURCE_EOF, <int64_t>source.owner.bytes)
+    cdef int64_t delivered = <int64_t>source.owner.bytes
     _kill(core, source)
+    _report(core, source.id, EV_SOURCE_EOF, delivered)
 
 
 # ---- commands ----
@@ -1169,6 +1173,6 @@ cdef void _remove(Core *core, Node *node) noexcept nogil:
         else:
             _finish_client(core, child)
         child = following
+    _kill(core, node)
     if node.kind & (OUTPUT | INPUT):
         _report(core, node.id, EV_REMOVED, <int64_t>node.bytes)
-    _kill(core, node)

@@ -114,10 +114,10 @@ def pieces(seed: int, total: int, sizes: tuple[int, ...]) -> list[bytes]:
 
 
 MIXES = {
-    "bytes": (2000, (1,)),
+    "bytes": (500, (1,)),
     "lines": (200 * KIB, (100, 17, 301)),
-    "bulk": (24 * MIB, (64 * KIB,)),
-    "mixed": (6 * MIB, (1, 100, 4096, 16 * KIB, 64 * KIB, 300 * KIB)),
+    "bulk": (6 * MIB, (64 * KIB,)),
+    "mixed": (2 * MIB, (1, 100, 4096, 16 * KIB, 64 * KIB, 300 * KIB)),
 }
 
 
@@ -383,23 +383,26 @@ def test_expect_before_during_and_after(pump: Pump, events: Events, tmp_path: Pa
 
 
 def test_drained_means_delivered(pump: Pump, events: Events) -> None:
+    total = 8 * MIB  # more than any pipe and socket hold
     reader_fd, writer_fd = os.pipe()
     with guest() as (inside, fd):
         stream = pump.add_output(fd, dst_fd=writer_fd)
-        pump.expect(stream, 100_000)
-        threading.Thread(target=lambda: [inside.sendall(bytes(1000)) for _ in range(100)]).start()
+        pump.expect(stream, total)
+        writer = threading.Thread(target=lambda: inside.sendall(bytes(total)))
+        writer.start()
         until_stalled(pump, stream)
         assert events.none_of(Event.DRAINED)
         reader = Reader(reader_fd)
-        assert events.wait(stream, Event.DRAINED) == 100_000
-    assert len(reader.result()) == 100_000
+        assert events.wait(stream, Event.DRAINED) == total
+        writer.join()
+    assert len(reader.result()) == total
 
 
 # ---- rotation ----
 
 
 def test_rotation_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    sent = pieces(5, 6 * MIB, (100, 5000, 64 * KIB))
+    sent = pieces(5, 4 * MIB, (100, 5000, 64 * KIB))
     expected = b"".join(sent)
     source = random.Random(6)
     with Pump(log_limit=512 * KIB, max_lag=100) as pump, guest() as (inside, fd):
@@ -411,20 +414,17 @@ def test_rotation_loses_and_repeats_nothing(tmp_path: Path) -> None:
             reader_fd, writer_fd = os.pipe()
             readers.append(Reader(reader_fd, 50_000, pace))
             pump.add_client(stream, writer_fd, 0)
-        writer = threading.Thread(target=lambda: [inside.sendall(piece) for piece in sent])
-        writer.start()
         pump.expect(stream, len(expected))
-        done = False
-        while not done:
-            events.collect(DEADLINE_S)
+        for piece in sent:
+            inside.sendall(piece)
+            events.collect()
             for _, kind, value in events.seen:
                 if kind == Event.LOG_FULL:
                     assert value >= 512 * KIB
                     paths.append(tmp_path / f"log.{len(paths)}")
                     pump.rotate(stream, log_file(paths[-1]))
-                done = done or kind == Event.DRAINED
-            events.seen.clear()
-        writer.join()
+            events.seen = [event for event in events.seen if event[1] != Event.LOG_FULL]
+        assert events.wait(stream, Event.DRAINED) == len(expected)
         # a client that comes now gets it all: the old files first
         reader_fd, writer_fd = os.pipe()
         readers.append(Reader(reader_fd))
@@ -472,6 +472,8 @@ def test_log_full_is_said_once_a_segment(tmp_path: Path) -> None:
         events.wait(stream, Event.DRAINED)
         assert events.none_of(Event.LOG_FULL)
         pump.rotate(stream, log_file(tmp_path / "b"))
+        pump.expect(stream, 10_999)  # answered after the rotation, which is asynchronous
+        events.wait(stream, Event.DRAINED)
         inside.sendall(bytes(1000))
         assert events.wait(stream, Event.LOG_FULL) >= 1000
 
@@ -607,11 +609,11 @@ def test_new_source_while_the_guest_does_not_read(pump: Pump, events: Events) ->
 # ---- many, busy, ended ----
 
 
-def test_thousands_of_streams(tmp_path: Path) -> None:
+def test_hundreds_of_streams(tmp_path: Path) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(1000, (hard - 200) // 8)
+    count = min(300, (hard - 200) // 8)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         with Pump() as pump, contextlib.ExitStack() as stack:
@@ -659,7 +661,7 @@ def test_ids_are_never_used_again(pump: Pump, events: Events) -> None:
 
 
 def test_close_while_busy(tmp_path: Path) -> None:
-    for round_number in range(20):
+    for round_number in range(6):
         pump = Pump()
         pump.start()
         stop = threading.Event()
