@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal as signals
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from hypercore.errors import (
     InvalidArgument,
     NotFound,
     StateError,
+    Unavailable,
     from_os_error,
 )
 from hypercore.inventory import ALIVE, Record
@@ -102,7 +104,29 @@ async def end_task(client: Client, task_id: str) -> bool:
             await tasks.delete(client, task_id)
             return True
         return False
+    except DeadlineExceeded:
+        raise
+    except Unavailable:
+        await _until_forgotten(client, task_id)
     return True
+
+
+async def _until_forgotten(client: Client, task_id: str) -> None:
+    """Wait while containerd, whose connection to the shim broke, cleans up after it."""
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while True:
+        try:
+            await tasks.delete(client, task_id)
+        except NotFound:
+            return
+        except DeadlineExceeded:
+            raise
+        except (Unavailable, StateError):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 async def stop_task(client: Client, record: Record, grace_s: float, signal: int = 0) -> None:

@@ -187,6 +187,10 @@ class Client:
                 else f"containerd: {name}.{method}: {text}",
                 hint="`hypercore containerd status` shows its log",
             )
+        if text.startswith("ttrpc: closed"):
+            return Unavailable(
+                "containerd: the task's shim server has ended", hint="`hypercore cleanup` reclaims"
+            )
         if "no space left on device" in text:
             return ResourceExhausted(f"containerd: {text}", hint="free some disk space")
         return from_grpc_code(exc.code().value[0], f"containerd: {text}")
