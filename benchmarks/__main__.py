@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import machine
 from tests.functional import instance
 
-NAMES = ("spawn", "exec")
+NAMES = ("spawn", "exec", "network")
 RESULTS = Path(".benchmarks/results.jsonl")
 
 

@@ -51,7 +51,10 @@ class Record:
 def write_record(microvm_id: str, record: Record) -> None:
     path = paths.MicroVMPaths(microvm_id).network
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = [f"element {each.family} {each.name} {key.hex()}" for each, key in record.elements]
+    lines = [
+        f"element {each.of.family} {each.of.name} {each.key.hex()} {each.data.hex()}"
+        for each in record.elements
+    ]
     lines += [
         f"redirect {each.ifindex} {each.netns_inode} {each.netns_path}"
         for each in record.redirects
@@ -70,10 +73,12 @@ def read_record(microvm_id: str) -> Record:
     except FileNotFoundError:
         return Record()
     for line in text.splitlines():
-        match line.split(" ", 3):
-            case ["element", family, name, key] if (family, name) in sets:
-                elements.append((sets[family, name], bytes.fromhex(key)))
-            case ["redirect", ifindex, inode, path]:
+        kind, _, rest = line.partition(" ")
+        match kind, rest.split(" ", 3 if kind == "element" else 2):
+            case "element", [family, name, key, data] if (family, name) in sets:
+                of = sets[family, name]
+                elements.append(nft.Element(of, bytes.fromhex(key), bytes.fromhex(data)))
+            case "redirect", [ifindex, inode, path]:
                 redirects.append(Redirect(path, int(inode), int(ifindex)))
     return Record(tuple(elements), tuple(redirects))
 

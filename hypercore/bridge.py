@@ -24,7 +24,7 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec) -> Attachment:
     mtu = uplink.mtu(spec.mtu, bridge)
     dns = resolver.choose(microvm_id, spec.dns, ipv6=True)
     mac = mac_of(microvm_id)
-    element = ruleset.SENDERS, nft.ifname(tap.name_of(slot)) + nft.mac(mac)
+    element = nft.Element(ruleset.SENDERS, nft.ifname(tap.name_of(slot)) + nft.mac(mac))
     layout = tap.Layout(group=ruleset.BRIDGED_GROUP, mtu=mtu, bridge_ifindex=bridge.ifindex)
     with (
         recorded(microvm_id, Record((element,))),

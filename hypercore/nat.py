@@ -13,7 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypercore import host_settings, netlink, nft, resolver, ruleset, slots, tap, uplink
+from hypercore import (
+    host_settings,
+    netlink,
+    nft,
+    policy_route,
+    resolver,
+    ruleset,
+    slots,
+    tap,
+    uplink,
+)
 from hypercore.attachment import GUEST_NIC, Attachment, Record, recorded
 from hypercore.errors import ResourceExhausted
 from hypercore.proto.agent_pb import Interface
@@ -44,7 +54,8 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, pool: str) -> Attachme
         host_settings.forward_ipv6(nic)
     dns = resolver.choose(microvm_id, spec.dns, ipv6=ipv6)
     mac = mac_of(microvm_id)
-    elements = tuple(_elements(tap.name_of(slot), mac, plan, nic.name, dns.servers))
+    mark = 0 if uplink.is_default(nic) else policy_route.ensure(nic)
+    elements = tuple(_elements(tap.name_of(slot), mac, plan, nic.name, dns.servers, mark))
     layout = tap.Layout(
         group=ruleset.ROUTED_GROUP,
         mtu=mtu,
@@ -77,19 +88,21 @@ def mac_of(microvm_id: str) -> bytes:
 
 
 def _elements(
-    name: str, mac: bytes, plan: _Plan, nic: str, servers: tuple[str, ...]
+    name: str, mac: bytes, plan: _Plan, nic: str, servers: tuple[str, ...], mark: int
 ) -> Iterator[nft.Element]:
     """What opens the table for one guest."""
     device, exit_nic, sender = nft.ifname(name), nft.ifname(nic), nft.mac(mac)
-    yield ruleset.GUESTS4, device + sender + plan.guest4
-    yield ruleset.EXITS4, plan.guest4 + exit_nic
+    yield nft.Element(ruleset.GUESTS4, device + sender + plan.guest4)
+    yield nft.Element(ruleset.EXITS4, plan.guest4 + exit_nic)
     if plan.guest6:
-        yield ruleset.GUESTS6, device + sender + plan.guest6
-        yield ruleset.EXITS6, plan.guest6 + exit_nic
+        yield nft.Element(ruleset.GUESTS6, device + sender + plan.guest6)
+        yield nft.Element(ruleset.EXITS6, plan.guest6 + exit_nic)
     for server in servers:
         address = ipaddress.ip_address(server)
         wanted = ruleset.RESOLVERS4 if address.version == 4 else ruleset.RESOLVERS6
-        yield wanted, device + address.packed
+        yield nft.Element(wanted, device + address.packed)
+    if mark:
+        yield nft.Element(ruleset.MARKS, device, nft.host_u32(mark))
 
 
 def _interface(mac: bytes, plan: _Plan, mtu: int) -> Interface:

@@ -8,7 +8,18 @@ import errno
 import os
 from collections.abc import Callable, Collection
 
-from hypercore import attachment, bridge, host_settings, nat, netns, nft, ruleset, slots, tap
+from hypercore import (
+    attachment,
+    bridge,
+    host_settings,
+    nat,
+    netns,
+    nft,
+    policy_route,
+    ruleset,
+    slots,
+    tap,
+)
 from hypercore.attachment import Attachment
 from hypercore.config import HostConfig
 from hypercore.errors import InvalidArgument, NotFound, StateError, from_os_error
@@ -49,6 +60,7 @@ def restore_host() -> None:
     """
     for table in ruleset.TABLES:
         nft.remove(table)
+    policy_route.remove_all()
     host_settings.restore()
 
 
@@ -132,16 +144,16 @@ def _restore_elements(table: nft.Table) -> None:
     restarting nftables.service does."""
     for microvm_id in slots.owners().values():
         elements = attachment.read_record(microvm_id).elements
-        nft.add([each for each in elements if each[0] in table.sets], slots.tag(microvm_id))
+        nft.add([each for each in elements if each.of in table.sets], slots.tag(microvm_id))
 
 
 def _delete_elements(is_wanted: Callable[[str], bool]) -> None:
     """Delete the elements whose tag `is_wanted`, found by listing all."""
     for _ in range(_DELETE_TRIES):
         found = [
-            (wanted, key)
+            element
             for wanted in ruleset.VM_SETS
-            for key, tag in nft.elements(wanted)
+            for element, tag in nft.elements(wanted)
             if is_wanted(tag)
         ]
         try:

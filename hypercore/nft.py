@@ -61,7 +61,7 @@ REGISTER = 8
 """NFT_REG32_00, the first of sixteen registers of 4 bytes; the keys of sets start here"""
 
 IIFTYPE, IIFNAME, OIFNAME, NFPROTO, L4PROTO, IIFGROUP, OIFGROUP = 8, 6, 7, 15, 16, 21, 22
-PROTOCOL = 1
+PROTOCOL, _MARK_KEY = 1, 3
 LINK, NETWORK, TRANSPORT = 0, 1, 2
 CT_STATE, CT_STATUS = 0, 2
 
@@ -96,6 +96,12 @@ def masked(mask: bytes) -> Expression:
     )  # fmt: skip
 
 
+def set_mark_by(name: str) -> Expression:
+    """Mark the packet with what the map has for the key; without an entry the rule ends here."""
+    lookup = _expression("lookup", text(1, name), _u32(2, REGISTER), _u32(3, REGISTER))
+    return lookup + _expression("meta", _u32(2, _MARK_KEY), _u32(3, REGISTER))
+
+
 def in_set(name: str, *, negate: bool = False) -> Expression:
     values = [text(1, name), _u32(2, REGISTER)]
     if negate:
@@ -125,22 +131,38 @@ def host_u32(value: int) -> bytes:
 # -- tables --
 
 # Numbers of nft's own types, so that `nft list` can print the keys.
-_TYPES = {"ipv4_addr": (7, 4), "ipv6_addr": (8, 16), "ether_addr": (9, 8), "ifname": (41, 16)}
+_TYPES = {
+    "ipv4_addr": (7, 4),
+    "ipv6_addr": (8, 16),
+    "ether_addr": (9, 8),
+    "mark": (19, 4),
+    "ifname": (41, 16),
+}
+_IS_MAP = 0x8
 
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """A set whose elements come and go; with `constants`, one whose elements stay."""
+    """A set whose elements come and go; with `constants`, one whose elements stay.
+
+    With `data`, the type of what belongs to each key, it is a map.
+    """
 
     family: int
     table: str
     name: str
     fields: tuple[str, ...]
     constants: tuple[bytes, ...] = ()
+    data: str = ""
 
 
-Element = tuple[Set, bytes]
-"""a set and a key in it"""
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A key in a set, or a key and its data in a map."""
+
+    of: Set
+    key: bytes
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +199,12 @@ def _new_set(wanted: Set, number: int) -> bytes:
         type_number, size = _TYPES[field]
         key_type = key_type << 6 | type_number
         key_size += size
-    values = [text(1, wanted.table), text(2, wanted.name), _u32(3, 0), _u32(4, key_type)]
+    flags = _IS_MAP if wanted.data else 0
+    values = [text(1, wanted.table), text(2, wanted.name), _u32(3, flags), _u32(4, key_type)]
     values += [_u32(5, key_size), _u32(10, number)]
+    if wanted.data:
+        data_type, data_size = _TYPES[wanted.data]
+        values += [_u32(6, data_type), _u32(7, data_size)]
     return _message(wanted.family, _NEWSET, CREATE, *values)
 
 
@@ -288,9 +314,9 @@ def delete(wanted: list[Element]) -> None:
 
 def _update(wanted: list[Element], *, is_addition: bool, userdata: bytes = b"") -> None:
     by_table: dict[tuple[int, str], list[tuple[bool, bytes, bytes, bytes | None]]] = {}
-    for each, key in wanted:
-        ops = by_table.setdefault((each.family, each.table), [])
-        ops.append((is_addition, each.name.encode(), key, None))
+    for each in wanted:
+        ops = by_table.setdefault((each.of.family, each.of.table), [])
+        ops.append((is_addition, each.of.name.encode(), each.key, each.data or None))
     for (family, table), ops in by_table.items():
         _tap.nft_update(family, table.encode(), ops, userdata=userdata)
 
@@ -301,8 +327,8 @@ def _comment(tag: str) -> bytes:
     return bytes([0, len(value)]) + value
 
 
-def elements(wanted: Set) -> list[tuple[bytes, str]]:
-    """(key, tag) of every element of a set; empty if there is no such set."""
+def elements(wanted: Set) -> list[tuple[Element, str]]:
+    """(element, tag) of all in a set; empty if there is no such set."""
     names = text(1, wanted.table), text(2, wanted.name)
     try:
         listing = dump(NETLINK_NETFILTER, _message(wanted.family, _GETSETELEM, DUMP, *names))
@@ -316,5 +342,7 @@ def elements(wanted: Set) -> list[tuple[bytes, str]]:
             values = attrs(element)
             userdata = values.get(6, b"")
             tag = userdata[2:].rstrip(b"\0").decode("utf-8", "replace")
-            found.append((attrs(values[1])[1], tag if userdata[:1] == b"\0" else ""))
+            data = attrs(values[2])[1] if 2 in values else b""
+            made = Element(wanted, attrs(values[1])[1], data)
+            found.append((made, tag if userdata[:1] == b"\0" else ""))
     return found

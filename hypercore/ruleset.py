@@ -42,6 +42,7 @@ from hypercore.nft import (
     masked,
     meta,
     payload,
+    set_mark_by,
 )
 
 NAME = "hypercore"
@@ -66,6 +67,8 @@ EXITS6 = _set("exits6", "ipv6_addr", "ifname")
 RESOLVERS4 = _set("resolvers4", "ifname", "ipv4_addr")
 RESOLVERS6 = _set("resolvers6", "ifname", "ipv6_addr")
 """a guest's DNS servers: open on port 53 even where the address is otherwise closed"""
+MARKS = Set(INET, NAME, "marks", ("ifname",), data="mark")
+"""TAPs whose traffic takes another way than the host's own: which one (policy_route.py)"""
 SENDERS = Set(BRIDGE, NAME, "senders", ("ifname", "ether_addr"))
 """the MAC that a frame from a bridged TAP has to have"""
 
@@ -181,14 +184,25 @@ _TO_GUEST_CHAIN = Chain(
 ROUTED = Table(
     INET,
     NAME,
-    (GUESTS4, GUESTS6, EXITS4, EXITS6, RESOLVERS4, RESOLVERS6, _METADATA4, _METADATA6),
+    (
+        *(GUESTS4, GUESTS6, EXITS4, EXITS6, RESOLVERS4, RESOLVERS6, MARKS),
+        *(_METADATA4, _METADATA6),
+    ),
     (
         _SOURCE,
         _TO_HOST,
         _FROM_GUEST_CHAIN,
         _TO_GUEST_CHAIN,
         # Before connection tracking (-200): a forged frame leaves no trace there.
-        Chain("prerouting", ((*_FROM_GUEST, jump("source")),), ("filter", 0, -300)),
+        Chain(
+            "prerouting",
+            (
+                (*_FROM_GUEST, jump("source")),
+                # meta mark set iifname map @marks
+                (*_FROM_GUEST, meta(IIFNAME), set_mark_by("marks")),
+            ),
+            ("filter", 0, -300),
+        ),
         Chain("input", ((*_FROM_GUEST, jump("to_host")),), ("filter", 1, -10)),
         Chain(
             "forward",

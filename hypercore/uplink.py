@@ -51,6 +51,12 @@ def _default() -> netlink.Link:
     )
 
 
+def is_default(link: netlink.Link) -> bool:
+    """Whether the host itself sends by this NIC what is not near."""
+    routes = [route for far in (_FAR4, _FAR6) if (route := netlink.route_to(far))]
+    return all(route.ifindex == link.ifindex for route in routes)
+
+
 def names() -> list[str]:
     """The host's NICs, without loopbacks and our own TAPs."""
     links = netlink.links()

@@ -105,9 +105,11 @@ def give_address(name: str, address: str) -> None:
         )
 
 
-def give_route(destination: str, gateway: str) -> None:
+def give_route(destination: str, gateway: str, *, metric: int = 0) -> None:
     with IPRoute() as route:
-        route.route("add", dst=destination, gateway=gateway)
+        route.route(
+            "add", dst=destination, gateway=gateway, **({"priority": metric} if metric else {})
+        )
 
 
 def set_mtu(name: str, mtu: int) -> None:

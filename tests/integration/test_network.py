@@ -269,6 +269,35 @@ def test_traffic_leaves_by_the_specs_interface_alone(host: Host) -> None:
             assert_tcp(vm.netns, host.outside, OUTSIDE4)
 
 
+def test_interface_that_is_not_the_hosts_default(host: Host) -> None:
+    """The guest's traffic goes by its own interface, the host's as before."""
+    far4, far6 = "192.0.2.80", "2001:db8:80::80"
+    with netlab.namespace() as other:
+        netlab.wire("up1", "out1", other)
+        netlab.give_address("up1", "203.0.113.2/24")
+        netlab.give_address("up1", "2001:db8:2::2/64")
+        with netlab.inside(other):
+            for address in ("203.0.113.1/24", "2001:db8:2::1/64", f"{far4}/32", f"{far6}/128"):
+                netlab.give_address("out1", address)
+        with netlab.inside(host.outside):
+            netlab.give_address("out0", f"{far4}/32")
+        netlab.give_route("0.0.0.0/0", "203.0.113.1", metric=500)
+        netlab.give_route("::/0", "2001:db8:2::1", metric=5000)
+        for _ in range(2):
+            with guest(spec=NetworkSpec(interface="up1")) as vm:
+                assert assert_tcp(vm.netns, other, far4) == "203.0.113.2"
+                assert assert_tcp(vm.netns, other, far6) == "2001:db8:2::2"
+                assert assert_tcp(None, host.outside, far4) == HOST4
+                with guest("vm-b") as usual:
+                    assert assert_tcp(usual.netns, host.outside, far4) == HOST4
+        network.restore_host()
+        with IPRoute() as route:
+            for family in (2, 10):
+                assert not [r for r in route.get_rules(family=family) if r.get("fwmark")]
+                tables = {r.get("table") for r in route.get_routes(family=family)}
+                assert tables <= {253, 254, 255}
+
+
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("forged", ["mac", "address", "neighbour"])
 def test_forged_frames_are_dropped(host: Host, family: int, forged: str) -> None:
@@ -371,7 +400,7 @@ def test_detach_leaves_nothing_and_may_be_repeated(host: Host) -> None:
 def test_detach_without_its_record_or_table(host: Host) -> None:
     slot = slots.acquire("vm-a")
     made = network.attach("vm-a", slot, NetworkSpec(), HostConfig())
-    absent = attachment.Record(((ruleset.GUESTS4, bytes(28)),))
+    absent = attachment.Record((nft.Element(ruleset.GUESTS4, bytes(28)),))
     attachment.write_record("vm-a", absent)
     network.detach("vm-a", slot)
     assert elements() == []

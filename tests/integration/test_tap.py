@@ -179,36 +179,43 @@ def test_redirect_carries_frames_both_ways() -> None:
 
 def test_nft_batch_is_all_or_nothing() -> None:
     nft.install(ruleset.ROUTED)
-    key = nft.ifname("t0") + bytes([192, 0, 2, 1])
-    nft.add([(ruleset.RESOLVERS4, key)], "a")
-    assert nft.elements(ruleset.RESOLVERS4) == [(key, "a")]
-    absent = nft.ifname("t1") + bytes([192, 0, 2, 1])
+    one = nft.Element(ruleset.RESOLVERS4, nft.ifname("t0") + bytes([192, 0, 2, 1]))
+    nft.add([one], "a")
+    assert nft.elements(ruleset.RESOLVERS4) == [(one, "a")]
+    absent = nft.Element(ruleset.RESOLVERS4, nft.ifname("t1") + bytes([192, 0, 2, 1]))
     with pytest.raises(FileNotFoundError):
-        nft.delete([(ruleset.RESOLVERS4, key), (ruleset.RESOLVERS4, absent)])
-    assert nft.elements(ruleset.RESOLVERS4) == [(key, "a")]
-    nft.delete([(ruleset.RESOLVERS4, key)])
+        nft.delete([one, absent])
+    assert nft.elements(ruleset.RESOLVERS4) == [(one, "a")]
+    nft.delete([one])
     assert nft.elements(ruleset.RESOLVERS4) == []
 
 
 def test_nft_batch_of_thousands() -> None:
     nft.install(ruleset.ROUTED)
-    many = [(ruleset.RESOLVERS4, nft.ifname("t0") + n.to_bytes(4, "big")) for n in range(5000)]
+    many = [
+        nft.Element(ruleset.RESOLVERS4, nft.ifname("t0") + n.to_bytes(4, "big"))
+        for n in range(5000)
+    ]
     nft.add(many, "tag" * 50)
-    assert {key for key, _ in nft.elements(ruleset.RESOLVERS4)} == {key for _, key in many}
+    assert {each for each, _ in nft.elements(ruleset.RESOLVERS4)} == set(many)
     nft.delete(many)
     assert nft.elements(ruleset.RESOLVERS4) == []
 
 
 def test_listing_while_others_write() -> None:
     nft.install(ruleset.ROUTED)
-    standing = [(ruleset.RESOLVERS4, nft.ifname("own") + n.to_bytes(4, "big")) for n in range(50)]
+    standing = [
+        nft.Element(ruleset.RESOLVERS4, nft.ifname("own") + n.to_bytes(4, "big"))
+        for n in range(50)
+    ]
     nft.add(standing, "own")
     here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
 
     def churn(name: str) -> None:
         with netlab.inside(here):
             for _ in range(100):
-                wanted = [(ruleset.RESOLVERS4, nft.ifname(name) + bytes([10, 0, 0, 1]))]
+                key = nft.ifname(name) + bytes([10, 0, 0, 1])
+                wanted = [nft.Element(ruleset.RESOLVERS4, key)]
                 nft.add(wanted, name)
                 nft.delete(wanted)
 

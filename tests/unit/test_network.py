@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hypercore import attachment, nat, netlink, network, paths, resolver, ruleset
+from hypercore import attachment, nat, netlink, network, nft, paths, resolver, ruleset
 from hypercore.config import HostConfig
 from hypercore.errors import InvalidArgument
 from hypercore.resolver import Resolvers
@@ -51,14 +51,18 @@ def test_netlink_answers_cut_short_are_no_trouble(size: int) -> None:
 def test_record_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERCORE_RUN_DIR", str(tmp_path))
     record = attachment.Record(
-        ((ruleset.EXITS4, b"\1" * 20), (ruleset.SENDERS, b"\2" * 24)),
+        (
+            nft.Element(ruleset.EXITS4, b"\1" * 20),
+            nft.Element(ruleset.SENDERS, b"\2" * 24),
+            nft.Element(ruleset.MARKS, b"\3" * 16, b"\4" * 4),
+        ),
         (attachment.Redirect("/run/netns/a b", 77, 3),),
     )
     assert attachment.read_record("vm-a") == attachment.Record()
     attachment.write_record("vm-a", record)
     assert attachment.read_record("vm-a") == record
     path = paths.MicroVMPaths("vm-a").network
-    path.write_text(path.read_text() + "element 1 of-another-version 00\nelement 1")
+    path.write_text(path.read_text() + "element 1 of-another-version 00 \nelement 1")
     assert attachment.read_record("vm-a") == record
     attachment.remove_record("vm-a")
     attachment.remove_record("vm-a")
