@@ -95,10 +95,13 @@ async def ensure_unpacked(
             f"image {name} lists {len(manifest.layers)} layers and {len(ids)} of their digests"
         )
     chain = chain_id(ids)
+    # Before the look at the snapshot: from here on the collector leaves it alone, whoever made it.
+    known = await content.info(client, manifest.config.digest)
+    if known is None or known.labels.get(SNAPSHOT_LABEL) != chain:
+        await content.set_labels(client, manifest.config.digest, {SNAPSHOT_LABEL: chain})
     if await snapshots.stat(client, chain) is None:
         async with leases.ensure(client, f"unpack {name}") as leased:
             await _unpack(leased, manifest.layers, ids, chain, progress or ignore)
-            await content.set_labels(leased, manifest.config.digest, {SNAPSHOT_LABEL: chain})
     return Unpacked(chain, config)
 
 

@@ -492,6 +492,25 @@ def test_many_unpack_the_same_image_at_once(run: Callable[[Work], None]) -> None
     run(work)
 
 
+def test_images_of_the_same_layers_share_a_snapshot(run: Callable[[Work], None]) -> None:
+    twin = demo_image.assemble([layer(a=b"same")], {"Cmd": ["/b"]})
+    first = demo_image.assemble([layer(a=b"same")], {"Cmd": ["/a"]})
+
+    async def work(client: Client) -> None:
+        chains = []
+        for name, built in (("one", first), ("two", twin)):
+            async with leases.lease(client, "test") as leased:
+                await demo_image.store(leased, built, f"docker.io/test/{name}:1")
+                unpacked = await images.ensure_unpacked(leased, f"docker.io/test/{name}:1")
+            chains.append(unpacked.chain_id)
+        assert chains[0] == chains[1]
+        # The one that did not unpack it keeps it all the same.
+        await images.delete(client, "docker.io/test/one:1", sync=True)
+        assert await snapshots.stat(client, chains[1]) is not None
+
+    run(work)
+
+
 def test_image_with_a_blob_missing(run: Callable[[Work], None]) -> None:
     async def work(client: Client) -> None:
         async with leases.lease(client, "test") as leased:
