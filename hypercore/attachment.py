@@ -49,8 +49,6 @@ class Record:
 
 
 def write_record(microvm_id: str, record: Record) -> None:
-    path = paths.MicroVMPaths(microvm_id).network
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = [
         f"element {each.of.family} {each.of.name} {each.key.hex()} {each.data.hex()}"
         for each in record.elements
@@ -59,7 +57,13 @@ def write_record(microvm_id: str, record: Record) -> None:
         f"redirect {each.ifindex} {each.netns_inode} {each.netns_path}"
         for each in record.redirects
     ]
-    path.write_text("".join(line + "\n" for line in lines))
+    content = "".join(line + "\n" for line in lines)
+    path = paths.MicroVMPaths(microvm_id).network
+    try:
+        path.write_text(content)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(content)
 
 
 def read_record(microvm_id: str) -> Record:

@@ -20,7 +20,7 @@ _IFLA_PROTINFO, _IFLA_BRPORT_ISOLATED = 12, 33
 
 def attach(microvm_id: str, slot: int, spec: NetworkSpec) -> Attachment:
     """Create the TAP in its bridge; the table is in place."""
-    bridge = find_bridge(uplink.find(spec.interface))
+    bridge = find_bridge(_nic(spec.interface))
     mtu = uplink.mtu(spec.mtu, bridge)
     dns = resolver.choose(microvm_id, spec.dns, ipv6=True)
     mac = mac_of(microvm_id)
@@ -41,6 +41,10 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec) -> Attachment:
         dns_servers=dns.servers,
         dns_search=dns.search,
     )
+
+
+def _nic(interface: str) -> netlink.Link:
+    return uplink.link(interface) if interface else uplink.find("").link
 
 
 def find_bridge(nic: netlink.Link) -> netlink.Link:

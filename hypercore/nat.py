@@ -44,9 +44,10 @@ class _Plan:
 
 def attach(microvm_id: str, slot: int, spec: NetworkSpec, pool: str) -> Attachment:
     """Create the TAP and open the rules for it; the table is in place."""
-    nic = uplink.find(spec.interface)
+    way_out = uplink.find(spec.interface)
+    nic = way_out.link
     mtu = uplink.mtu(spec.mtu, nic)
-    ipv6 = mtu >= _IPV6_MTU_MIN and uplink.has_ipv6(nic)
+    ipv6 = mtu >= _IPV6_MTU_MIN and way_out.has_ipv6
     plan = _plan(slot, pool, ipv6=ipv6)
     _check_guest_address(plan.guest4, pool)
     host_settings.forward_ipv4(nic)
@@ -54,7 +55,7 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, pool: str) -> Attachme
         host_settings.forward_ipv6(nic)
     dns = resolver.choose(microvm_id, spec.dns, ipv6=ipv6)
     mac = mac_of(microvm_id)
-    mark = 0 if uplink.is_default(nic) else policy_route.ensure(nic)
+    mark = 0 if way_out.is_default else policy_route.ensure(nic)
     elements = tuple(_elements(tap.name_of(slot), mac, plan, nic.name, dns.servers, mark))
     layout = tap.Layout(
         group=ruleset.ROUTED_GROUP,
@@ -120,19 +121,26 @@ def _interface(mac: bytes, plan: _Plan, mtu: int) -> Interface:
 
 
 def _plan(slot: int, pool_text: str, *, ipv6: bool) -> _Plan:
-    pool = ipaddress.IPv4Network(pool_text)
-    if 4 * slot + 4 > pool.num_addresses:
+    first, size = _pool(pool_text)
+    if 4 * slot + 4 > size:
         raise ResourceExhausted(
             f"slot {slot} is beyond the address pool {pool_text}, which serves"
-            f" {pool.num_addresses // 4} microVMs",
+            f" {size // 4} microVMs",
             hint='set a larger "pool" in [network] of the host\'s config.toml',
         )
-    base4 = int(pool.network_address) + 4 * slot
+    base4 = first + 4 * slot
     host4, guest4 = struct.pack(">I", base4 + 1), struct.pack(">I", base4 + 2)
     if not ipv6:
         return _Plan(host4, guest4)
     base6 = _ipv6_pool() + 4 * slot
     return _Plan(host4, guest4, (base6 + 1).to_bytes(16, "big"), (base6 + 2).to_bytes(16, "big"))
+
+
+@functools.cache
+def _pool(text: str) -> tuple[int, int]:
+    """(first address, number of addresses) of the pool."""
+    network = ipaddress.IPv4Network(text)
+    return int(network.network_address), network.num_addresses
 
 
 @functools.cache

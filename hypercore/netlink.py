@@ -242,10 +242,15 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RT_SCOPE_UNIVERSE = 0
 
 
-def addresses(ifindex: int, *, netns_fd: int = -1) -> list[str]:
-    """The link's global addresses with their prefix lengths, IPv4 first."""
+def addresses(
+    ifindex: int,
+    families: tuple[int, ...] = (socket.AF_INET, socket.AF_INET6),
+    *,
+    netns_fd: int = -1,
+) -> list[str]:
+    """The link's global addresses with their prefix lengths."""
     found = []
-    for family in (socket.AF_INET, socket.AF_INET6):
+    for family in families:
         body = struct.pack("=BBBBI", family, 0, 0, 0, ifindex)
         request = message(RTM_GETADDR, DUMP, body)
         for kind, payload in dump(NETLINK_ROUTE, request, netns_fd=netns_fd):

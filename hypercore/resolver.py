@@ -3,6 +3,7 @@
 Reads the host's resolver files; asks nothing over the network and runs no forwarder.
 """
 
+import functools
 import ipaddress
 import logging
 from collections.abc import Iterable
@@ -70,6 +71,7 @@ def discover(*, ipv4: bool, ipv6: bool, files: Iterable[Path] = FILES) -> Resolv
     return Resolvers((), search)
 
 
+@functools.lru_cache(maxsize=8)
 def parse(content: str) -> Resolvers:
     """What a resolv.conf(5) says; of `search` and `domain` the last line counts."""
     servers: list[str] = []
@@ -83,6 +85,7 @@ def parse(content: str) -> Resolvers:
     return Resolvers(tuple(servers), search)
 
 
+@functools.lru_cache(maxsize=64)
 def usable(server: str, *, ipv4: bool, ipv6: bool) -> bool:
     """Whether a guest can send to `server`: no loopback, no address that needs a zone."""
     try:

@@ -4,6 +4,8 @@ Asks the routing tables where they would send; sends nothing.
 """
 
 import ipaddress
+import socket
+from dataclasses import dataclass
 
 from hypercore import netlink, tap
 from hypercore.errors import InvalidArgument, StateError
@@ -15,15 +17,41 @@ _FAR4 = ipaddress.IPv4Address("240.0.0.1").packed
 _FAR6 = ipaddress.IPv6Address("2000::").packed
 
 
-def find(interface: str) -> netlink.Link:
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """A NIC and what the routing tables say of it."""
+
+    link: netlink.Link
+    has_ipv6: bool
+    """it has an address to send from and a way out of its own network"""
+    is_default: bool
+    """the host itself sends by it what is not near"""
+
+
+def find(interface: str) -> Uplink:
     """The NIC named `interface`, or the one with the default route if that is empty.
 
     Raises:
         InvalidArgument: there is none.
         StateError: it is down.
     """
-    if not interface:
-        return _default()
+    # Of IPv6 only the entry: with more, the kernel looks at every address of the host for the
+    # best source, 0.4 ms with 500 TAPs.
+    default4, default6 = netlink.route_to(_FAR4), netlink.route_to(_FAR6, entry=True)
+    nic = link(interface) if interface else _default(default4 or default6)
+    defaults = [route for route in (default4, default6) if route is not None]
+    own6 = default6
+    if own6 is None or own6.ifindex != nic.ifindex:
+        own6 = netlink.route_to(_FAR6, ifindex=nic.ifindex, entry=True)
+    return Uplink(
+        link=nic,
+        has_ipv6=own6 is not None and own6.ifindex == nic.ifindex and _has_address6(nic),
+        is_default=all(route.ifindex == nic.ifindex for route in defaults),
+    )
+
+
+def link(interface: str) -> netlink.Link:
+    """The link named `interface`, up and no loopback; raises as `find`."""
     found = netlink.link(interface)
     if found is None or found.flags & _IFF_LOOPBACK:
         raise InvalidArgument(
@@ -38,11 +66,9 @@ def find(interface: str) -> netlink.Link:
     return found
 
 
-def _default() -> netlink.Link:
-    for far in (_FAR4, _FAR6):
-        route = netlink.route_to(far)
-        if route is not None and (found := netlink.link(ifindex=route.ifindex)):
-            return found
+def _default(route: netlink.Route | None) -> netlink.Link:
+    if route is not None and (found := netlink.link(ifindex=route.ifindex)):
+        return found
     nics = ", ".join(names())
     raise InvalidArgument(
         "interface is not set, and this host has no default route to tell which one to use",
@@ -51,33 +77,22 @@ def _default() -> netlink.Link:
     )
 
 
-def is_default(link: netlink.Link) -> bool:
-    """Whether the host itself sends by this NIC what is not near."""
-    routes = [route for far in (_FAR4, _FAR6) if (route := netlink.route_to(far))]
-    return all(route.ifindex == link.ifindex for route in routes)
+def _has_address6(nic: netlink.Link) -> bool:
+    return bool(netlink.addresses(nic.ifindex, (socket.AF_INET6,)))
 
 
 def names() -> list[str]:
     """The host's NICs, without loopbacks and our own TAPs."""
     links = netlink.links()
     return sorted(
-        link.name for link in links if not link.flags & _IFF_LOOPBACK and not tap.is_ours(link)
+        each.name for each in links if not each.flags & _IFF_LOOPBACK and not tap.is_ours(each)
     )
 
 
-def has_ipv6(link: netlink.Link) -> bool:
-    """Whether it has an address to send from and a way out of its own network."""
-    route = netlink.route_to(_FAR6, ifindex=link.ifindex)
-    if route is None or route.ifindex != link.ifindex or not route.source:
-        return False
-    is_link_local = route.source[0] == 0xFE and route.source[1] & 0xC0 == 0x80
-    return not is_link_local
-
-
-def mtu(asked: int, link: netlink.Link) -> int:
-    """The MTU of a guest behind `link`: what was asked for, else the link's own."""
+def mtu(asked: int, nic: netlink.Link) -> int:
+    """The MTU of a guest behind `nic`: what was asked for, else the NIC's own."""
     if not asked:
-        return min(link.mtu, _MTU_MAX)
+        return min(nic.mtu, _MTU_MAX)
     if not _MTU_MIN <= asked <= _MTU_MAX:
         raise InvalidArgument(f"mtu = {asked}: must be {_MTU_MIN} to {_MTU_MAX}")
     return asked
