@@ -107,10 +107,10 @@ async def _until_idle(service: TaskService, lock: Path) -> int:
         wait_s = max(idle_s / 10, 0.05) if idle_since is None else idle_s
         was_asked = await _wait(asked, wait_s)
         asked.clear()
-        if not service.idle:
+        if was_asked and service.busy:
+            logger.warning("SIGTERM, but %d tasks run here: going on", len(service.tasks))
+        if service.busy if was_asked else not service.idle:
             idle_since = None
-            if was_asked:
-                logger.warning("SIGTERM, but %d tasks run here: going on", len(service.tasks))
             continue
         now = loop.time()
         if idle_since is None:
@@ -124,7 +124,7 @@ async def _until_idle(service: TaskService, lock: Path) -> int:
             # A launcher is about to register.
             os.close(fd)
             continue
-        if service.idle:
+        if service.idle or (was_asked and not service.busy):
             return fd
         os.close(fd)
         idle_since = None

@@ -86,15 +86,20 @@ class TaskService:
         return task
 
     @property
-    def idle(self) -> bool:
-        """Whether nobody needs this server; forgets what containerd has forgotten."""
+    def busy(self) -> bool:
+        """Whether tasks live here; forgets those that containerd has forgotten."""
         for task_id, task in list(self.tasks.items()):
             # `delete` ran instead of Delete: containerd had lost this server.
             if task.init.state is State.STOPPED and not task.bundle.exists():
                 task.forget()
                 del self.tasks[task_id]
+        return bool(self.tasks or self._creating)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody needs this server, nor was told of it a moment ago."""
         self._expire_registrations()
-        return not (self.tasks or self._creating or self._registered)
+        return not (self.busy or self._registered)
 
     def _expire_registrations(self) -> None:
         now = time.monotonic()
