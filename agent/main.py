@@ -71,15 +71,27 @@ class Control:
         """Tell the host that we are ready. It listens before the VM starts; where it does not,
         it may still dial us.
         """
+        port = dial_port(files.read("/proc/cmdline").decode())
         sock = _socket.socket(_socket.AF_VSOCK, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         sock.settimeout(DIAL_DEADLINE_S)
         try:
-            sock.connect((HOST_CID, DIAL_PORT))
+            sock.connect((HOST_CID, port))
         except OSError as exc:
             sock.close()
-            files.log(f"no host on vsock port {DIAL_PORT}: {exc}")
+            files.log(f"no host on vsock port {port}: {exc}")
             return
         self.accept(sock)
+
+
+def dial_port(cmdline):
+    """A host that serves vsock in its kernel has one space of ports for all guests: there the
+    command line names this guest's own.
+    """
+    for word in cmdline.split():
+        name, _, value = word.partition("=")
+        if name == "hypercore.control_port":
+            return int(value)
+    return DIAL_PORT
 
 
 def listen(events, port, accept):

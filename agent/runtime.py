@@ -1,15 +1,12 @@
-"""crun and runc: their command lines, and what their errors mean."""
+"""crun and runc: their command lines and their failures."""
 
 import posix
 
-from agent import files
-from agent.errors import INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNKNOWN, RpcError
+from agent import files, runtime_log
+from agent.errors import INVALID_ARGUMENT, UNKNOWN, RpcError
 from agent.loop import Child
 
-PROGRAMS = {"crun": "/usr/bin/crun", "runc": "/usr/bin/runc"}
-
-_NOT_FOUND = ("executable file", "no such file or directory", "not found")
-_DENIED = ("permission denied", "exec format error", "is a directory")
+PROGRAMS = {"crun": "/usr/bin/crun", "runc": "/usr/sbin/runc"}
 
 
 def available():
@@ -42,41 +39,15 @@ def run(events, runtime, log_path, command, arguments, fds):
         raise RpcError(UNKNOWN, f"{runtime}: {exc.strerror}") from exc
     status = yield Child(pid)
     if status != 0:
-        raise error_of(f"{runtime} {command}", status, _last_words(log_path))
+        raise _error(f"{runtime} {command}", status, log_path)
     files.remove(log_path)
 
 
-def _last_words(log_path):
+def _error(what, status, log_path):
     try:
-        text = files.read(log_path, 8192).decode("utf-8", "replace")
+        log = files.read(log_path, 8192).decode("utf-8", "replace")
     except OSError:
-        return ""
-    return message_of(text)
-
-
-def message_of(log):
-    """The last error in a runtime's log: crun writes plain text, runc logfmt."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    if not lines:
-        return ""
-    line = lines[-1]
-    head, found, message = line.partition('msg="')
-    if found:
-        return message.rpartition('"')[0].replace('\\"', '"')
-    # crun: "2026-11-24T15:00:00.000000Z: message"
-    head, found, message = line.partition("Z: ")
-    if found and head[:4].isdigit():
-        return message
-    return line
-
-
-def error_of(what, status, message):
-    """The RpcError for a runtime's failure; docker's 127 and 126 are told apart by its code."""
-    text = message.lower()
-    code = UNKNOWN
-    if "exec" in text:
-        if any(sign in text for sign in _DENIED):
-            code = PERMISSION_DENIED
-        elif any(sign in text for sign in _NOT_FOUND):
-            code = NOT_FOUND
+        log = ""
+    message = runtime_log.message_of(log)
+    code = runtime_log.code_of(message)
     return RpcError(code, message or f"{what} ended with status {status}")

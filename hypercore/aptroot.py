@@ -93,6 +93,12 @@ def fetch(
         tree.rename(into)
 
 
+def wanted(directory: Path) -> list[str]:
+    """The packages that `fetch` was asked for in making a directory; empty for any other."""
+    record = _read_record(directory)
+    return record.wanted if record else []
+
+
 def versions(directory: Path) -> dict[str, str]:
     """Versions by package name of a directory that `fetch` made; empty for any other."""
     record = _read_record(directory)

@@ -81,5 +81,5 @@ def _open(directory: Path) -> GuestAssets:
     )
     for path in (assets.kernel_path, initrd, assets.drive_path):
         if path is not None and not path.exists():
-            raise NotFound(f"guest asset {path} is missing", hint=f"{hint} --force")
+            raise NotFound(f"guest asset {path} is missing", hint=hint)
     return assets

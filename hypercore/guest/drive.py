@@ -28,7 +28,7 @@ GOALS = {
 """Modules that the agent loads when it needs them (agent/modules.py)."""
 
 DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc", "mnt")
-PROGRAMS = ("usr/bin/crun",)
+PROGRAMS = ("usr/bin/crun", "usr/sbin/runc")
 
 _AGENT_BUILD = Path(__file__).resolve().parents[2] / "agent" / "build.py"
 PREBUILT = Path(__file__).resolve().parent / "prebuilt" / os.uname().machine

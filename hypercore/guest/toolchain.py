@@ -1,13 +1,15 @@
 """The pinned packages that guest assets are made of, in private directories under the cache.
 
 Not the build itself: agent/build.py, kernel.py, initrd.py and drive.py do that. The packages stay
-until `refresh` removes them, so that a second build is offline and gives the same bytes.
+until somebody removes the cache, so that a second build is offline and gives the same bytes.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ PACKAGES = (
     "libpython3.11-dev",
     "musl-tools",
     "python3.11-minimal",
+    "runc",
 )
 KERNEL_PACKAGES = {"x86_64": "linux-image-cloud-amd64"}
 
@@ -65,8 +68,9 @@ class Toolchain:
         return done.stdout
 
 
-def acquire(progress: Progress) -> Toolchain:
-    """The toolchain, fetched if it is not there."""
+@contextmanager
+def acquire(progress: Progress) -> Iterator[Toolchain]:
+    """The toolchain, fetched if it is not there, for one build at a time."""
     if os.geteuid() != 0:
         raise PermissionDenied(
             "building guest assets needs root (it runs the compiler in a chroot)",
@@ -80,7 +84,18 @@ def acquire(progress: Progress) -> Toolchain:
             hint=f"guest assets are built on {', '.join(KERNEL_PACKAGES)}",
         )
     cache = _cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield _fetch(cache, metapackage, progress)
+
+
+def _fetch(cache: Path, metapackage: str, progress: Progress) -> Toolchain:
     root, kernel = cache / "root", cache / "kernel"
+    have = aptroot.wanted(root)
+    if have and have != sorted(PACKAGES):
+        # An earlier version of hypercore wanted others.
+        shutil.rmtree(root)
     aptroot.fetch(PACKAGES, suite=SUITE, into=root, progress=progress, dependencies=True)
     if not aptroot.versions(kernel):
         found = aptroot.depends(metapackage, suite=SUITE, progress=progress)
@@ -89,11 +104,6 @@ def acquire(progress: Progress) -> Toolchain:
             raise NotFound(f"package {metapackage} of Debian {SUITE} names no kernel")
         aptroot.fetch(names, suite=SUITE, into=kernel, progress=progress)
     return Toolchain(root, kernel)
-
-
-def refresh() -> None:
-    """Forget the packages, so that the next build fetches the suite's present versions."""
-    shutil.rmtree(_cache(), ignore_errors=True)
 
 
 def _cache() -> Path:

@@ -221,6 +221,7 @@ def container(vm: Guest) -> Iterator[Callable[..., Running]]:
         start: bool = True,
         namespaces: tuple[str, ...] = ("pid", "ipc", "uts", "mount", "cgroup"),
         files: list[agent_pb.InjectedFile] | None = None,
+        runtime: str = "",
     ) -> Running:
         container_id = f"c{os.urandom(4).hex()}"
         running = Running(vm, container_id)
@@ -232,6 +233,7 @@ def container(vm: Guest) -> Iterator[Callable[..., Running]]:
             config_json=config(container_id, args, terminal=terminal, namespaces=namespaces),
             stdio=running.stdio(terminal),
             files=files or [],
+            runtime=runtime,
         )
         vm.control.call("Create", request)
         if start:
@@ -406,6 +408,19 @@ def test_a_command_that_cannot_run(container: Any, execute: Any, command: str, c
         execute(shell, [command])
     assert error.value.code == code, error.value.message
     assert command in error.value.message or "executable" in error.value.message
+
+
+def test_runc_serves_too(container: Any, execute: Any) -> None:
+    shell = container(["sh"], runtime="runc")
+    inner = execute(shell, ["sh", "-c", "tty; exit 6"], terminal=True, streams=(1,))
+    end, out, _ = inner.ended()
+    assert (end.exit_status, out[:5]) == (6, b"/dev/")
+    shell.feed(b"hostname; exit 7\n")
+    end, out, _ = shell.ended()
+    assert (end.exit_status, out) == (7, b"box\n")
+    with pytest.raises(CallError) as error:
+        container(["nosuch"], runtime="runc")
+    assert error.value.code == NOT_FOUND, error.value.message
 
 
 def test_a_child_that_holds_the_output_does_not_hold_the_exit(container: Any) -> None:
