@@ -4,8 +4,10 @@ import sys
 
 
 def main() -> None:
-    from hypercore.cli import run
-
+    try:
+        from hypercore.cli import run
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,7 +1,7 @@
 """The engine: orders the steps of spawn, start, stop and rm across rooms, and undoes them.
 
 The only door to anything containerd knows. What happens inside one microVM is microvm.py's, in
-the shim server; attach and exec are engine_exec.py, reclaiming is engine_cleanup.py.
+the shim server; attach and exec are engine_exec.py, removing is engine_cleanup.py.
 """
 
 import asyncio
@@ -16,7 +16,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from hypercore import boot_files, engine_cleanup, engine_exec, inventory, logs, oci, paths
+from hypercore import (
+    boot_files,
+    engine_cleanup,
+    engine_exec,
+    engine_orphans,
+    inventory,
+    logs,
+    oci,
+    paths,
+)
 from hypercore.attach import ExitStatus
 from hypercore.config import HostConfig
 from hypercore.config import load as load_config
@@ -153,8 +162,7 @@ class Engine:
         where = paths.MicroVMPaths(paths.microvm_id(self.client.namespace, microvm_id))
         async with engine_cleanup.spawn_lock(where), AsyncExitStack() as undo:
             undo.push_async_callback(engine_cleanup.discard_state, where)
-            purpose = engine_cleanup.SPAWN_PURPOSE + microvm_id
-            async with leases.lease(self.client, purpose) as leased:
+            async with leases.lease(self.client, f"spawn {microvm_id}") as leased:
                 image = await self._image(leased, spec.ref, progress)
                 clock.lap("image")
                 undo.push_async_callback(self._undo, snapshots.remove, microvm_id)
@@ -199,7 +207,7 @@ class Engine:
             if record.name == name:
                 raise AlreadyExists(
                     f"the name {name!r} is taken by microVM {record.microvm_id}",
-                    hint=f"choose another name, or `hypercore rm -f {record.microvm_id[:12]}`",
+                    hint=f"choose another, or `hypercore rm --force {record.microvm_id[:12]}`",
                 )
 
     async def _image(
@@ -312,7 +320,7 @@ class Engine:
             task_id = (await self.find(wanted)).microvm_id
             return paths.MicroVMPaths(paths.microvm_id(self.client.namespace, task_id))
         except NotFound:
-            microvm_id = engine_cleanup.orphan_id(wanted)
+            microvm_id = engine_orphans.orphan_id(wanted)
             if not microvm_id:
                 raise
             return paths.MicroVMPaths(microvm_id)
@@ -428,7 +436,7 @@ class Engine:
         if record.state in ALIVE and not force:
             raise StateError(
                 f"microVM {record.microvm_id} is {record.state}",
-                hint=f"stop it first, or `hypercore rm -f {record.microvm_id[:12]}`",
+                hint=f"stop it first, or `hypercore rm --force {record.microvm_id[:12]}`",
             )
         await self._delete(record)
         return record
@@ -446,7 +454,7 @@ class Engine:
     async def cleanup(
         self, wanted: Sequence[str] = (), *, everything: bool = False
     ) -> Sequence[str]:
-        """Reclaim what is left behind; see engine_cleanup. Idempotent.
+        """Reclaim what is left behind; see engine_orphans. Idempotent.
 
         Args:
             wanted: microVMs to remove whatever their state; none: all that is dead or orphaned.
@@ -456,7 +464,7 @@ class Engine:
             what was reclaimed, one line each.
         """
         if not wanted:
-            return await engine_cleanup.cleanup_dead(self.client, everything=everything)
+            return await engine_orphans.cleanup(self.client, everything=everything)
         reclaimed = []
         for text in wanted:
             if microvm_id := await self._id_for_cleanup(text):
@@ -468,7 +476,7 @@ class Engine:
         try:
             return (await self.find(text)).microvm_id
         except NotFound:
-            return engine_cleanup.orphan_id(text)
+            return engine_orphans.orphan_id(text)
 
     # stdio
 

@@ -1,7 +1,7 @@
-"""Ending tasks, removing microVMs, and reclaiming what a crash has left.
+"""Ending the task of one microVM, and removing all of it, whatever its state.
 
 Every step is idempotent and none needs the guest. What belongs to a spawn in progress is told by
-a lock that dies with its process: `spawn_lock`.
+a lock that dies with its process: `spawn_lock`. Finding what crashes left is engine_orphans.py's.
 """
 
 import asyncio
@@ -16,25 +16,23 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from hypercore import inventory, paths, reclaim, slots
-from hypercore.containerd import containers, leases, namespaces, snapshots, tasks
+from hypercore.containerd import containers, snapshots, tasks
 from hypercore.containerd.client import Client
 from hypercore.errors import (
     DeadlineExceeded,
     HypercoreError,
-    InvalidArgument,
     NotFound,
     StateError,
     Unavailable,
     from_os_error,
 )
-from hypercore.inventory import ALIVE, Record
+from hypercore.inventory import Record
 from hypercore.signal_names import signal_number
 
 log = logging.getLogger(__name__)
 
 KILL_TIMEOUT_S = 20.0
-SPAWN_PURPOSE = "spawn "
-"""A lease's purpose begins so, and the microVM's id follows."""
+RECLAIM_TIMEOUT_S = 5.0
 
 
 @asynccontextmanager
@@ -73,7 +71,8 @@ def _lock(where: paths.MicroVMPaths, flags: int) -> int:
         os.close(fd)
 
 
-def _is_being_spawned(microvm_id: str) -> bool:
+def is_being_spawned(microvm_id: str) -> bool:
+    """Whether a living process sets this microVM up."""
     try:
         fd = os.open(paths.MicroVMPaths(microvm_id).data, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -157,14 +156,31 @@ async def end_task_quietly(client: Client, task_id: str) -> None:
 
 async def discard_run_state(where: paths.MicroVMPaths) -> None:
     """Undo: kill what still runs of a microVM and release what it held; the disk stays."""
-    work = asyncio.to_thread(reclaim.reclaim, where.microvm_id)
-    await _quietly(f"reclaim {where.microvm_id}", work)
+    await _quietly(f"reclaim {where.microvm_id}", reclaim_until_gone(where.microvm_id))
+
+
+async def reclaim_until_gone(microvm_id: str) -> None:
+    """Reclaim while the shim server may be at it too; each can be in the other's way for a moment.
+
+    Raises:
+        HypercoreError: something was still there after RECLAIM_TIMEOUT_S.
+    """
+    deadline = time.monotonic() + RECLAIM_TIMEOUT_S
+    while True:
+        try:
+            await asyncio.to_thread(reclaim.reclaim, microvm_id)
+        except HypercoreError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            return
 
 
 async def discard_state(where: paths.MicroVMPaths) -> None:
     """As discard_run_state, and remove disk and logs."""
     await discard_run_state(where)
-    await _quietly(f"remove {where.data}", asyncio.to_thread(_remove_tree, where.data))
+    await _quietly(f"remove {where.data}", asyncio.to_thread(remove_tree, where.data))
 
 
 async def delete_microvm(client: Client, task_id: str) -> list[str]:
@@ -182,10 +198,10 @@ async def delete_microvm(client: Client, task_id: str) -> list[str]:
             failures.append(exc)
 
     await step("task", end_task(client, task_id))
-    await step("state", asyncio.to_thread(_reclaim, where))
+    await step("state", _reclaim(where))
     await step("container", _delete_container(client, task_id))
     await step("snapshot", _remove_snapshot(client, task_id))
-    await step("data", asyncio.to_thread(_remove_tree, where.data))
+    await step("data", asyncio.to_thread(remove_tree, where.data))
     if failures:
         first, *others = failures
         for other in others:
@@ -194,9 +210,9 @@ async def delete_microvm(client: Client, task_id: str) -> list[str]:
     return done
 
 
-def _reclaim(where: paths.MicroVMPaths) -> bool:
+async def _reclaim(where: paths.MicroVMPaths) -> bool:
     existed = where.run.exists() or where.microvm_id in slots.owners().values()
-    reclaim.reclaim(where.microvm_id)
+    await reclaim_until_gone(where.microvm_id)
     return existed
 
 
@@ -216,112 +232,7 @@ async def _remove_snapshot(client: Client, key: str) -> bool:
     return True
 
 
-async def cleanup_dead(client: Client, *, everything: bool = False) -> list[str]:
-    """Reclaim all of ours that is dead or that nothing refers to.
-
-    Dead is a microVM without a task: its shim died or the host was rebooted. Ended ones with a
-    task stay until `rm`.
-
-    Args:
-        everything: also those that run or have ended.
-    """
-    done: list[str] = []
-    for record in await inventory.list_all(client):
-        dead = record.state not in ALIVE and record.state is not inventory.State.EXITED
-        microvm_id = paths.microvm_id(client.namespace, record.microvm_id)
-        dead = dead or (record.remove and record.state not in ALIVE)
-        if record.owned and (dead or everything) and not _is_being_spawned(microvm_id):
-            done += await delete_microvm(client, record.microvm_id)
-    known = await _known_ids(client)
-    done += await asyncio.to_thread(_reclaim_orphans, known)
-    done += await _remove_orphan_snapshots(client)
-    done += await _end_stale_leases(client)
-    return done
-
-
-async def _known_ids(client: Client) -> set[str]:
-    """microVM ids of the containers of every namespace; other clients' count too."""
-    known: set[str] = set()
-    for namespace in await namespaces.list_names(client):
-        async with Client(client.socket, namespace) as other:
-            for container in await containers.list_all(other):
-                known.add(paths.microvm_id(namespace, container.id))
-    return known
-
-
-def _reclaim_orphans(known: set[str]) -> list[str]:
-    """Run and data directories, processes, slots and network elements of nobody."""
-    done: list[str] = []
-    found = {path.name for root in _vm_roots() for path in _entries(root)}
-    found |= set(slots.owners().values())
-    for microvm_id in sorted(found - known):
-        if _is_being_spawned(microvm_id):
-            known.add(microvm_id)
-            continue
-        where = paths.MicroVMPaths(microvm_id)
-        reclaim.reclaim(microvm_id)
-        _remove_tree(where.data)
-        done.append(f"orphan {microvm_id}")
-    from hypercore import network
-
-    network.reclaim_all(known)
-    return done
-
-
-def _vm_roots() -> tuple[Path, Path]:
-    some = paths.MicroVMPaths("x")
-    return some.run.parent, some.data.parent
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return list(directory.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-async def _remove_orphan_snapshots(client: Client) -> list[str]:
-    known = {container.snapshot_key for container in await containers.list_all(client)}
-    done = []
-    for info in await snapshots.list_all(client):
-        ours = info.labels.get(inventory.LABEL_OWNER) == inventory.OWNER
-        if ours and info.name not in known and not _is_being_spawned(info.name):
-            await snapshots.remove(client, info.name)
-            done.append(f"snapshot {info.name}")
-    return done
-
-
-async def _end_stale_leases(client: Client) -> list[str]:
-    done = []
-    for lease in await leases.list_all(client):
-        purpose = lease.labels.get(leases.OWNER_LABEL, "")
-        microvm_id = purpose.removeprefix(SPAWN_PURPOSE)
-        is_spawn = microvm_id != purpose
-        if (is_spawn and not _is_being_spawned(microvm_id)) or leases.is_abandoned(lease):
-            await leases.delete(client, lease.id, sync=True)
-            done.append(f"lease {lease.id}")
-    return done
-
-
-def orphan_id(text: str) -> str:
-    """The id that `text` is or begins, of state that containerd knows nothing of; "": none.
-
-    Raises:
-        InvalidArgument: several begin so, or it can be no id.
-    """
-    if not text or "/" in text or text.startswith("."):
-        raise InvalidArgument(f"{text!r} is no microVM id")
-    found = {path.name for root in _vm_roots() for path in _entries(root)}
-    found |= set(slots.owners().values())
-    matches = sorted(name for name in found if name.startswith(text))
-    if text in matches:
-        return text
-    if len(matches) > 1:
-        raise InvalidArgument(f"{text!r} is ambiguous: " + ", ".join(matches))
-    return matches[0] if matches else ""
-
-
-def _remove_tree(path: Path) -> bool:
+def remove_tree(path: Path) -> bool:
     try:
         shutil.rmtree(path)
     except FileNotFoundError:

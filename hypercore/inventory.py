@@ -131,9 +131,13 @@ def _described(record: Record) -> str:
     return f"{record.microvm_id[:12]} ({record.name or record.image}, {record.state})"
 
 
+def state_of(task: "Process | None") -> State:
+    return _STATES.get(task.status, State.STOPPED) if task else State.STOPPED
+
+
 def _record(container: "Container", task: "Process | None") -> Record:
     labels: Mapping[str, str] = container.labels
-    state = _STATES.get(task.status, State.STOPPED) if task else State.STOPPED
+    state = state_of(task)
     ended = task is not None and state is State.EXITED
     return Record(
         microvm_id=container.id,

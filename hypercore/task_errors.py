@@ -9,7 +9,8 @@ from hypercore.errors import HypercoreError, TaskError
 _EXEC = r"(?:executable|exec)\b.*"
 _NOT_FOUND = re.compile(_EXEC + r"(?:not found|no such file or directory)", re.IGNORECASE)
 _NOT_EXECUTABLE = re.compile(
-    _EXEC + r"(?:permission denied|exec format error|is a directory)", re.IGNORECASE
+    _EXEC + r"(?:permission denied|operation not permitted|exec format error|is a directory)",
+    re.IGNORECASE,
 )
 
 
