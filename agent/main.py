@@ -1,5 +1,7 @@
 """PID 1 of the guest: make the system, listen, tell the host, serve for ever."""
 
+import posix
+
 import _socket
 
 from agent import (
@@ -49,7 +51,8 @@ def _serve():
     listen(events, STREAM_PORT, registry.accept)
     agent.ready_us = clock.since_boot_us()
     control.dial()
-    files.log(f"ready after {agent.ready_us} us")
+    root_us = int(posix.environ.get(b"HYPERCORE_ROOT_US", b"0"))
+    files.log(f"ready after {agent.ready_us} us, its disk was there after {root_us} us")
     events.run()
 
 
