@@ -4,13 +4,16 @@ import contextlib
 import dataclasses
 import errno
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
 
-from hypercore import attachment, network, nft, paths, resolver, ruleset, slots
+from hypercore import attachment, netlink, network, nft, paths, resolver, ruleset, slots
 from hypercore.config import HostConfig
 from hypercore.errors import AlreadyExists, InvalidArgument, ResourceExhausted, StateError
 from hypercore.netlink import link, links
@@ -436,6 +439,47 @@ def test_reclaim_spares_the_living_and_other_instances(
     assert left == {f"alive@{tmp_path}/run", f"dead-1@{tmp_path}/other"}
     for each in made:
         os.close(each.tap_fd)
+
+
+@pytest.mark.parametrize("mode", ["nat", "netns"])
+@pytest.mark.parametrize(
+    "step", ["attachment.write_record", "_tap.create", "_tap.nft_update", "at the end"]
+)
+def test_killed_at_each_step(host: Host, mode: str, step: str) -> None:
+    """Whoever attaches dies by SIGKILL right after a step; detach finds all there is."""
+    before = links(), links(netns_fd=host.outside)
+    network.prepare_host(HostConfig())
+    module, _, name = step.partition(".")
+    code = f"""
+import os, signal, types
+from hypercore import attachment, netlink, network, nft, tap, _tap
+from hypercore.config import HostConfig
+from hypercore.spec import NetworkSpec
+def die(function):
+    def wrapper(*args, **kwargs):
+        function(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return wrapper
+if {module!r} == "_tap":  # a compiled module's names are where they are used
+    names = {{key: getattr(_tap, key) for key in dir(_tap) if not key.startswith("__")}}
+    names[{name!r}] = die(names[{name!r}])
+    tap._tap = nft._tap = types.SimpleNamespace(**names)
+elif {module!r} == "attachment":
+    attachment.{name or "write_record"} = die(attachment.write_record)
+spec = NetworkSpec(mode={mode!r}, netns_path={f"/proc/{os.getpid()}/fd/{host.outside}"!r})
+network.attach("vm-a", 0, spec, HostConfig())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert paths.MicroVMPaths("vm-a").network.exists()
+    network.detach("vm-a", 0)
+    assert elements() == []
+    assert (links(), links(netns_fd=host.outside)) == before
+    device = link("out0", netns_fd=host.outside)
+    assert device is not None
+    assert not netlink.has_ingress(device.ifindex, netns_fd=host.outside)
+    assert not paths.MicroVMPaths("vm-a").network.exists()
 
 
 def test_failure_leaves_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
