@@ -10,24 +10,35 @@ from pathlib import Path
 from benchmarks import machine
 from tests.functional import instance
 
+HOST_NAMES = ("pump",)  # need no instance
 NAMES = ("spawn", "exec", "network")
 RESULTS = Path(".benchmarks/results.jsonl")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *NAMES], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[[], *HOST_NAMES, *NAMES], metavar="NAME")
     parser.add_argument("--runs", type=int, help="instead of each benchmark's own number")
     arguments = parser.parse_args()
     RESULTS.parent.mkdir(exist_ok=True)
+    for name in HOST_NAMES:
+        if not arguments.names or name in arguments.names:
+            runs = ["--runs", str(arguments.runs)] if arguments.runs else []
+            importlib.import_module(f"benchmarks.{name}").main(runs)
+    guest_names = [name for name in arguments.names or NAMES if name in NAMES]
+    if guest_names:
+        _run_on_instance(guest_names, arguments.runs)
+
+
+def _run_on_instance(names: list[str], runs: int | None) -> None:
     with instance.instance(instance.shared_data_dir()) as made:
         made.run("setup", timeout=900)
         made.run("containerd", "start")
         made.boot("spawn", "--rm", "docker.io/hypercore/hello:latest")  # caches and shim server
-        for name in arguments.names or NAMES:
+        for name in names:
             room = importlib.import_module(f"benchmarks.{name}")
             before = machine.load()
-            series = room.samples(made, arguments.runs or room.RUNS)
+            series = room.samples(made, runs or room.RUNS)
             record = {
                 "benchmark": name,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -25,6 +25,8 @@ PACKAGES=(
     python3-venv
     e2fsprogs      # tests: ext4 images
     erofs-utils    # tests: erofs images
+    btrfs-progs    # tests: images that share blocks
+    xfsprogs       # tests: the same
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }
