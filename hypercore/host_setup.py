@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypercore import apt_install, aptroot, demo_image, guest, paths, providers
+from hypercore import apt_install, aptroot, demo_image, guest, network, paths, providers
 from hypercore.config import HostConfig
 from hypercore.containerd import daemon, images, program
 from hypercore.containerd.client import Client
@@ -231,6 +231,23 @@ async def _build_guest(config: HostConfig, report: Report) -> None:
     await asyncio.to_thread(guest.build, report)
 
 
+# network
+
+
+async def _check_network(config: HostConfig) -> Finding:
+    try:
+        prepared = await asyncio.to_thread(network.is_prepared)
+    except PermissionDenied as exc:
+        return Finding(False, str(exc))
+    if not prepared:
+        return Finding(False, "the nftables table hypercore is not in place")
+    return Finding(True, f"nftables table hypercore, addresses of {config.network_pool}")
+
+
+async def _prepare_network(config: HostConfig, report: Report) -> None:
+    await asyncio.to_thread(network.prepare_host, config)
+
+
 # our containerd and the demo image
 
 
@@ -276,6 +293,7 @@ STEPS = (
     Step("containerd", _check_containerd, _fetch_containerd),
     Step("VMM", _check_vmm, _fetch_vsock_helper),
     Step("guest assets", _check_guest, _build_guest, always=True),
+    Step("network", _check_network, _prepare_network, always=True),
     Step("service", _check_service, _start_service),
     Step("demo image", _check_demo, _make_demo, always=True),
 )

@@ -30,6 +30,7 @@ __all__ = [
     "Attachment",
     "attach",
     "detach",
+    "is_prepared",
     "prepare_host",
     "reclaim_all",
     "restore_host",
@@ -38,6 +39,8 @@ __all__ = [
 MODES = ("nat", "bridge", "netns", "none")
 
 _DELETE_TRIES = 20
+_TUN = "/dev/net/tun"
+_NO_NFTABLES = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, errno.ENOENT)
 
 
 def prepare_host(config: HostConfig) -> None:
@@ -47,10 +50,20 @@ def prepare_host(config: HostConfig) -> None:
         NotFound: no /dev/net/tun, or a kernel without nf_tables.
         ResourceExhausted: the host itself routes to addresses of the pool.
     """
-    if not os.path.exists("/dev/net/tun"):
-        raise NotFound("/dev/net/tun does not exist", hint="load its module: modprobe tun")
+    if not os.path.exists(_TUN):
+        raise NotFound(f"{_TUN} does not exist", hint="load its module: modprobe tun")
     _ensure(ruleset.ROUTED)
     nat.check_pool(config.network_pool)
+
+
+def is_prepared() -> bool:
+    """Whether `prepare_host` has nothing to install; needs root as that does."""
+    try:
+        return os.path.exists(_TUN) and nft.installed(ruleset.ROUTED)
+    except OSError as exc:
+        if exc.errno not in _NO_NFTABLES:
+            raise from_os_error(exc, "ask for the nftables tables") from exc
+        return False
 
 
 def restore_host() -> None:
@@ -131,7 +144,7 @@ def _ensure(table: nft.Table) -> None:
             nft.install(table)
             _restore_elements(table)
     except OSError as exc:
-        if exc.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, errno.ENOENT):
+        if exc.errno in _NO_NFTABLES:
             raise NotFound(
                 f"the kernel refuses our nftables rules: {exc.strerror}",
                 hint="load its modules: modprobe nf_tables nft_masq nft_reject_inet",

@@ -354,7 +354,9 @@ def test_forwarding_is_opened_where_needed_and_restored(host: Host) -> None:
 
 
 def test_preparing_twice_changes_nothing(host: Host) -> None:
+    assert not network.is_prepared()
     network.prepare_host(HostConfig())
+    assert network.is_prepared()
     with attached("vm-a"):
         there = elements()
         network.prepare_host(HostConfig())
