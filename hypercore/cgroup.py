@@ -7,12 +7,14 @@ says so in its log. Standard library only: reclaim.py loads it.
 import contextlib
 import errno
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from hypercore import slots
 
 PARENT = "hypercore"
+REAP_TIMEOUT_S = 1.0
 CONTROLLERS = ("memory", "pids", "cpu")
 _V1_LIMITS = {"memory": "memory.limit_in_bytes", "pids": "pids.max"}
 
@@ -80,16 +82,31 @@ def create(microvm_id: str, *, memory_bytes: int, pids: int) -> list[int]:
 
 
 def delete(microvm_id: str) -> None:
-    """Remove the microVM's cgroup, which must be empty. Idempotent."""
+    """Remove the microVM's cgroup, whose processes must be dead. Idempotent; blocks shortly."""
     for tree in hierarchies(Path("/proc/self/mountinfo").read_text()):
         parent = tree.root / PARENT
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(parent / _name(microvm_id))
+        _remove_emptied(parent / _name(microvm_id))
         try:
             os.rmdir(parent)
         except OSError as exc:  # other microVMs are in it, or it never was
             if exc.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT, errno.EROFS):
                 raise
+
+
+def _remove_emptied(directory: Path) -> None:
+    """A dead process is in its cgroup until its parent, perhaps another process, has reaped it."""
+    deadline = time.monotonic() + REAP_TIMEOUT_S
+    while True:
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            if exc.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.002)
+        else:
+            return
 
 
 def _name(microvm_id: str) -> str:

@@ -187,7 +187,7 @@ class Client:
                 else f"containerd: {name}.{method}: {text}",
                 hint="`hypercore containerd status` shows its log",
             )
-        if text.startswith("ttrpc: closed"):
+        if "ttrpc: closed" in text:
             return Unavailable(
                 "containerd: the task's shim server has ended", hint="`hypercore cleanup` reclaims"
             )
