@@ -13,7 +13,7 @@ from libc.string cimport strerror
 
 import errno as _errno
 
-cdef extern from "_netlink.h" nogil:
+cdef extern from "_tap.h" nogil:
     enum:
         HC_NOTE_SIZE
         NETLINK_ROUTE
