@@ -607,8 +607,14 @@ int main(int argc, char **argv)
     if (slash)
         name = slash + 1;
     find_python();
-    if (strncmp(name, SHIM_PREFIX, strlen(SHIM_PREFIX)) != 0)
+    if (strncmp(name, SHIM_PREFIX, strlen(SHIM_PREFIX)) != 0) {
+        /* A Ctrl-C while Python starts would print a traceback; hypercore/__main__.py takes it. */
+        sigset_t interrupt;
+        sigemptyset(&interrupt);
+        sigaddset(&interrupt, SIGINT);
+        sigprocmask(SIG_BLOCK, &interrupt, NULL);
         become_module("hypercore", argc, argv);
+    }
 
     struct options o = parse(argc, argv);
     if (o.version) {

@@ -213,6 +213,8 @@ class TaskService:
 
     async def stats(self, request: task_pb.StatsRequest) -> task_pb.StatsResponse:
         task = self.find(request.id)
+        if task.init.state is State.STOPPED:
+            raise NotFound(f"task {task.id} has ended: it has no statistics")
         s = await task.agent.stats(task.id)
         metrics = Metrics(
             pids=PidsStat(current=s.pids_current, limit=s.pids_limit),

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,7 +116,7 @@ class Task:
             if not self.owned:
                 undo.callback(shutil.rmtree, self.paths.data, ignore_errors=True)
             with self._timed("disks"):
-                disks = await asyncio.to_thread(self._prepare_data, request)
+                disks = await _in_thread(self._prepare_data, request)
             pid = await self._boot(spec, disks, undo)
             with self._timed("create"):
                 self.init.io = await self._open_io(self.init)
@@ -530,6 +530,16 @@ class Task:
             error = task.exception()
             if not isinstance(error, HypercoreError):
                 self.log.error("a step failed", exc_info=error)
+
+
+async def _in_thread(function: Callable[..., T], *args: object) -> T:
+    """Run it off the loop. A cancelled caller still waits for it, so that undo comes after."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
 
 
 def _settle(future: asyncio.Future[None] | None) -> None:
