@@ -33,7 +33,8 @@ class BootFiles:
 def choose(hardware: HardwareSpec) -> BootFiles:
     """The files for this hardware, resolved, so that a new version of the assets cannot mix in.
 
-    The assets' initrd holds modules of the assets' kernel: a user's kernel goes without it.
+    The assets' initrd holds modules of the assets' kernel: a user's kernel goes without it, unless
+    it is a copy of that one.
 
     Raises:
         InvalidArgument: a user's file will not do; names its key and the way out.
@@ -46,7 +47,8 @@ def choose(hardware: HardwareSpec) -> BootFiles:
         assets = guest.current()
     if hardware.kernel_path is not None:
         guest.check_kernel(hardware.kernel_path)
-        kernel, initrd = hardware.kernel_path, hardware.initrd_path
+        kernel = hardware.kernel_path
+        initrd = hardware.initrd_path or guest.initrd_for(kernel)
     else:
         assert assets is not None
         kernel = assets.kernel_path

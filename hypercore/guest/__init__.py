@@ -50,6 +50,21 @@ def build(progress: Callable[[str], None]) -> GuestAssets:
     return _open(build_assets(progress))
 
 
+def initrd_for(kernel_path: Path) -> Path | None:
+    """The initrd for a user's kernel that is a copy of ours; None for any other.
+
+    Other kernels have their drivers built in, or come with an initrd of the user's.
+    """
+    from hypercore.guest import kernel
+
+    try:
+        assets = current()
+    except NotFound:
+        return None
+    found = kernel.build_id(kernel_path)
+    return assets.initrd_path if found and found == kernel.build_id(assets.kernel_path) else None
+
+
 def check_kernel(path: Path, key: str = "hardware.kernel") -> None:
     """Raise InvalidArgument unless `path` looks like a kernel that a VMM can load."""
     from hypercore.guest import kernel

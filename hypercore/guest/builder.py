@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -130,12 +129,3 @@ def _complete(directory: Path) -> bool:
         return all((directory / name).stat().st_size == files[name]["size"] for name in files)
     except FileNotFoundError:
         return False
-
-
-def main() -> None:
-    """For `python -m hypercore.guest.builder`: build and say where."""
-    print(build_assets(lambda line: print(line, file=sys.stderr, flush=True)))
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from hypercore.errors import HypercoreError, InvalidArgument
 
 _ELF = b"\x7fELF"
 _GZIP, _XZ, _LZ4_LEGACY = b"\x1f\x8b", b"\xfd7zXZ\0", b"\x02\x21\x4c\x18"
-_LZ4_BLOCK = 8 << 20
+_PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 
 
@@ -90,6 +90,42 @@ def _unpack_lz4_block(data: bytes) -> bytearray:
             pattern = out[start:]
             out += (pattern * (size // distance + 1))[:size]
     return out
+
+
+def build_id(path: Path) -> bytes:
+    """The GNU build id of an ELF kernel; empty when there is none, or no such file."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+            if not head.startswith(_ELF) or len(head) < 64:
+                return b""
+            (table,) = struct.unpack_from("<Q", head, 0x20)
+            size, count = struct.unpack_from("<HH", head, 0x36)
+            for number in range(min(count, 64)):
+                file.seek(table + number * size)
+                segment = file.read(56)
+                if len(segment) < 56:
+                    return b""
+                kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", segment)
+                if kind == _PT_NOTE:
+                    file.seek(offset)
+                    if found := _find_build_id(file.read(min(length, 1 << 16))):
+                        return found
+    except OSError:
+        return b""
+    return b""
+
+
+def _find_build_id(notes: bytes) -> bytes:
+    at = 0
+    while at + 12 <= len(notes):
+        name_size, size, kind = struct.unpack_from("<III", notes, at)
+        name_at = at + 12
+        content_at = name_at + (name_size + 3 & ~3)
+        if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0":
+            return notes[content_at : content_at + size]
+        at = content_at + (size + 3 & ~3)
+    return b""
 
 
 def check_kernel(path: Path, key: str = "hardware.kernel") -> None:

@@ -94,6 +94,42 @@ def test_check_kernel_names_key_value_and_remedy(tmp_path: Path) -> None:
         guest.check_kernel(tmp_path / "absent")
 
 
+def kernel_with_build_id(build_id: bytes) -> bytes:
+    """An ELF kernel with a note of another owner before its build id."""
+    notes = struct.pack("<III", 4, 6, 6) + b"Xen\0" + b"linux\0\0\0"
+    notes += struct.pack("<III", 4, len(build_id), 3) + b"GNU\0" + build_id
+    head = bytearray(ELF[:64])
+    struct.pack_into("<Q", head, 0x20, 64)
+    struct.pack_into("<HH", head, 0x36, 56, 2)
+    load = struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, 0, 0, 0)
+    note = struct.pack("<IIQQQQQQ", 4, 4, 64 + 112, 0, 0, len(notes), 0, 4)
+    return bytes(head) + load + note + notes
+
+
+def test_a_copy_of_our_kernel_gets_our_initrd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERCORE_DATA_DIR", str(tmp_path))
+    copy, other, plain = tmp_path / "copy", tmp_path / "other", tmp_path / "plain"
+    copy.write_bytes(kernel_with_build_id(b"a" * 20))
+    other.write_bytes(kernel_with_build_id(b"b" * 20))
+    plain.write_bytes(ELF)
+    assert guest.initrd_for(copy) is None  # there are no assets
+    version = tmp_path / "guest" / "1"
+    version.mkdir(parents=True)
+    (tmp_path / "guest" / "current").symlink_to("1")
+    names = ("vmlinux", "initrd", "agent.erofs")
+    manifest = {"version": "1", "files": {name: {} for name in names}}
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    for name in names:
+        (version / name).touch()
+    shutil.copy(copy, version / "vmlinux")
+    assert guest.initrd_for(copy) == version / "initrd"
+    assert guest.initrd_for(other) is None
+    assert guest.initrd_for(plain) is None
+    assert guest.initrd_for(tmp_path / "absent") is None
+
+
 def image_with(superblock: bytes) -> bytes:
     return bytes(1024) + superblock + bytes(4096)
 
