@@ -131,8 +131,14 @@ int main(void)
         die("/root/dev");
     if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0)
         die("/root");
+    /* For the console's record of where the time of a boot went. */
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    char root_time[48];
+    snprintf(root_time, sizeof root_time, "HYPERCORE_ROOT_US=%lld",
+             now.tv_sec * 1000000LL + now.tv_nsec / 1000);
     char *const arguments[] = {"/init", NULL};
-    char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
+    char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", root_time, NULL};
     execve(arguments[0], arguments, environment);
     die("/init");
 }

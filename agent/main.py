@@ -1,8 +1,7 @@
 """PID 1 of the guest: make the system, listen, tell the host, serve for ever."""
 
-import posix
-
 import _socket
+import posix
 
 from agent import (
     _sys,

@@ -10,12 +10,16 @@ from agent.errors import (
     NOT_FOUND,
     RpcError,
 )
+from agent.loop import Sleep
 from agent.tasks import check_id
 from hypercore.proto import agent_pb, types_pb
 
 PROTOCOL_VERSION = 1
 POWER_OFF_GRACE_S = 0.25
 """How long the answer to PowerOff may take to reach the host before the machine goes."""
+
+POWER_OFF_KILL_S = 3
+"""How long killed processes may take to go, for each container."""
 
 MAX_SIGNAL = 64
 _POWER_OFF, _RESTART = "poweroff", "reboot"
@@ -66,15 +70,19 @@ class Agent:
         return types_pb.Empty()
 
     def power_off(self, request):
-        self._loop.call_later(POWER_OFF_GRACE_S, self._power_off)
+        self._loop.start(self._power_off(), _report)
         return types_pb.Empty()
 
     def _power_off(self):
-        for container in self._containers.values():
+        yield Sleep(POWER_OFF_GRACE_S)
+        containers = list(self._containers.values())
+        for container in containers:
             container.kill_all()
+        for container in containers:
+            yield from container.wait_empty(POWER_OFF_KILL_S)
             busy = container.root.unmount()
             if busy:
-                files.log(f"power-off: {container.id} is busy")
+                files.log(f"power-off: container {container.id} is busy")
         posix.sync()
         if self._hello.poweroff == _RESTART:
             _sys.restart()
@@ -182,6 +190,11 @@ class Agent:
 
     def _process(self, request):
         return self._container(request).process(request.exec_id)
+
+
+def _report(_value, error):
+    if error is not None:
+        files.log(f"power-off: {type(error).__name__}: {error}")
 
 
 def _handler_name(method):

@@ -16,7 +16,7 @@ from agent.errors import (
     RpcError,
     from_os_error,
 )
-from agent.loop import PRIORITY
+from agent.loop import PRIORITY, Sleep
 from hypercore.proto.agent_pb import WaitResponse
 
 MAX_ID = 128
@@ -225,6 +225,12 @@ class Container:
             cgroups.signal_all(self.cgroup, 9)
         except (OSError, RpcError):
             pass
+
+    def wait_empty(self, seconds):
+        """A generator for the loop that ends when no process is left, or the time is over."""
+        deadline = time.monotonic() + seconds
+        while cgroups.pids(self.cgroup) and time.monotonic() < deadline:
+            yield Sleep(0.01)
 
     def _watch_memory(self):
         """Say on the console when the kernel kills for want of memory; the exit record and Stats

@@ -24,6 +24,7 @@ from tests.functional.agent_guest import CallError, Control, Guest, read_bytes
 NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION, INVALID = 5, 7, 9, 3
 ANON_BUDGET_KIB = 3072
 ELF_BUDGET = 8_000_000
+INSTRUCTION_BUDGET = 50_000_000
 MAC = "52:54:00:12:34:56"
 
 BUSYBOX = Path("/bin/busybox")
@@ -310,7 +311,7 @@ def test_network_is_as_hello_says(container: Any, vm: Guest) -> None:
     assert "mtu 1400" in out
     assert "inet 192.0.2.2/30" in out
     assert "inet6 2001:db8::2/64 scope global" in out
-    assert "tentative" not in out
+    assert "scope global tentative" not in out
     assert "default via 192.0.2.1 dev eth0" in out
     assert "default via 2001:db8::1 dev eth0" in out
     assert "inet 127.0.0.1/8" in out
@@ -563,6 +564,19 @@ def test_budgets(container: Any, execute: Any, assets: GuestAssets) -> None:
     assert manifest["agent_size"] < ELF_BUDGET
 
 
+def test_instructions_from_disk_to_ready(assets: GuestAssets, root_image: Path) -> None:
+    """With -icount the guest's clock counts instructions: 1,000 a microsecond."""
+    counted = ("-icount", "shift=0,sleep=on")
+    with booted(assets, [(root_image, "root", True)], extra=counted) as vm:
+        assert vm.control.call("Hello", agent_pb.HelloRequest(version=1)).ready_us
+        line = next(
+            line for line in vm.console_text().splitlines() if "agent: ready after" in line
+        )
+    ready, disk = (int(word) for word in line.split() if word.isdecimal())
+    print(f"agent: {(ready - disk) / 1000:.1f} M instructions from its disk to ready")
+    assert (ready - disk) * 1000 <= INSTRUCTION_BUDGET
+
+
 def test_disks_of_its_own_and_power_off(
     assets: GuestAssets, root_image: Path, tmp_path: Path
 ) -> None:
@@ -602,7 +616,22 @@ def test_disks_of_its_own_and_power_off(
                 shell.call("Delete")
                 shell.close()
             assert out == b"1\n2\n"
+        # One that still writes, and ignores all but SIGKILL.
+        busy = Running(vm, "c")
+        busy.open(1)
+        command = ["sh", "-c", "trap '' TERM; echo up; while :; do echo x >> /kept; done"]
+        request = agent_pb.CreateRequest(
+            container_id="c",
+            root_disks=layered,
+            config_json=config("c", command),
+            stdio=busy.stdio(False),
+        )
+        vm.control.call("Create", request)
+        busy.call("Start")
+        assert read_bytes(busy.streams[1], 3) == b"up\n"
         vm.control.call("PowerOff", types_pb.Empty())
         assert vm.wait_off() == 0
+        busy.close()
+        assert "busy" not in vm.console_text()
     for path in (upper, single):
         subprocess.run(["e2fsck", "-fn", str(path)], check=True, capture_output=True)
