@@ -1,10 +1,13 @@
 """`python -m hypercore` and the `hypercore` command."""
 
+import signal
 import sys
 
 
 def main() -> None:
     try:
+        # The launcher holds Ctrl-C back until Python has started.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         from hypercore.cli import run
     except KeyboardInterrupt:
         sys.exit(130)
