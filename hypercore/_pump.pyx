@@ -35,7 +35,6 @@ from hypercore._pumploop cimport (
     ATTACH,
     CLIENT,
     EXPECT,
-    HAS_LOG,
     INPUT,
     OUTPUT,
     REMOVE,
@@ -233,7 +232,7 @@ cdef class Pump:
                 self._prepare(dst_fd)
             if log_fd >= 0:
                 self._open_segment(log_fd, True, &node.segment)
-                node.flags |= HAS_LOG
+                node.has_log = True
             node.dst_fd = dst_fd
             node.log_limit = self.log_limit if log_limit < 0 else log_limit
             return self._attach(node, 0, NULL)
@@ -301,7 +300,7 @@ cdef class Pump:
         """Go on in `new_log_fd`. Clients still read the old file to its end first."""
         cdef Segment *segment = NULL
         self._check_open()
-        self._find(stream_id, OUTPUT, HAS_LOG)
+        self._find(stream_id, OUTPUT, True)
         self._open_segment(new_log_fd, True, &segment)
         try:
             self._send(ROTATE, stream_id, 0, segment)
@@ -312,7 +311,7 @@ cdef class Pump:
     def expect(self, uint64_t stream_id, int64_t total):
         """Send DRAINED once `total` bytes of an output have been read and delivered."""
         self._check_open()
-        self._find(stream_id, OUTPUT, 0)
+        self._find(stream_id, OUTPUT, False)
         self._send(EXPECT, stream_id, total, NULL)
 
     def remove(self, uint64_t stream_id):
@@ -354,11 +353,16 @@ cdef class Pump:
 
     def totals(self):
         """(bytes, syscalls, stalls, open streams, clients and sources) of the whole pump."""
+        cdef uint32_t nodes
+        with nogil:
+            pthread_mutex_lock(&self.core.lock)
+            nodes = self.core.node_count
+            pthread_mutex_unlock(&self.core.lock)
         return (
             hc_load(&self.core.bytes),
             hc_load(&self.core.syscalls),
             hc_load(&self.core.stalls),
-            self.core.node_count,
+            nodes,
         )
 
     # ---- the callers' half: table, commands ----
@@ -394,9 +398,9 @@ cdef class Pump:
         cdef uint64_t node_id = 0
         cdef int rc
         if node.kind == CLIENT:
-            self._find(owner_id, OUTPUT, HAS_LOG)
+            self._find(owner_id, OUTPUT, True)
         elif node.kind == SOURCE:
-            self._find(owner_id, INPUT, 0)
+            self._find(owner_id, INPUT, False)
         command = <Command *>calloc(1, sizeof(Command))
         if command == NULL:
             raise MemoryError()
@@ -418,21 +422,21 @@ cdef class Pump:
         self._wake()
         return node_id
 
-    cdef int _find(self, uint64_t node_id, int kind, int flags) except -1:
-        """KeyError unless there is such a stream; ValueError unless it has these flags."""
+    cdef int _find(self, uint64_t node_id, int kind, bint with_log) except -1:
+        """KeyError unless there is such a stream; ValueError if it needs a log and has none."""
         cdef Node *node
-        cdef int found_flags = 0
+        cdef bint has_log = False
         with nogil:
             pthread_mutex_lock(&self.core.lock)
             node = look_up(&self.core, node_id)
             if node != NULL and node.kind != kind:
                 node = NULL
             if node != NULL:
-                found_flags = node.flags
+                has_log = node.has_log
             pthread_mutex_unlock(&self.core.lock)
         if node == NULL:
             raise KeyError(node_id)
-        if found_flags & flags != flags:
+        if with_log and not has_log:
             raise ValueError(f"stream {node_id} has no log")
         return 0
 

@@ -54,9 +54,7 @@ cdef enum:
     ENLARGED = 1024  # F_SETPIPE_SZ was tried
     DEAD = 2048  # freed at the end of the batch
     REPORTED = 4096  # LOG_ERROR was sent
-    HAS_LOG = 8192
-    ATTACHED = 16384  # its command was run: the thread owns it
-    UNPOLLABLE = 32768
+    UNPOLLABLE = 8192
 
 cdef enum:
     SMALL_READ = 32 * 1024  # one read of small traffic: fits the first-level cache
@@ -87,13 +85,16 @@ cdef struct Segment:
     Segment *next
 
 cdef struct Node:
+    # never changed: callers look at these
     int kind
-    int flags
+    bint has_log
     uint64_t id
+    # the thread's own, but for what a caller fills in before it hands the node over
+    int flags
     int fd  # OUTPUT, INPUT: the guest's socket. CLIENT, SOURCE: the client's pipe
     int dst_fd  # OUTPUT without a log
     int small
-    int lag  # CLIENT: segments it has still to read before the live one
+    int lag  # CLIENT: files of its backlog, by which it may be further behind
     uint32_t pipe_bytes  # what F_SETPIPE_SZ took from the budget
     uint64_t bytes
     uint64_t syscalls

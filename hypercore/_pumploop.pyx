@@ -268,7 +268,7 @@ cdef void _src_ready(Core *core, Node *node) noexcept nogil:
         return  # an event from before
     if node.kind == SOURCE:
         _feed(core, node)
-    elif node.flags & HAS_LOG or node.dst_fd < 0:
+    elif node.has_log or node.dst_fd < 0:
         _record(core, node)
     else:
         _forward(core, node)
@@ -449,7 +449,7 @@ cdef void _retry_stalled(Core *core) noexcept nogil:
 
 
 cdef void _retry(Core *core, Node *node) noexcept nogil:
-    if not node.flags & HAS_LOG:
+    if not node.has_log:
         _unblock(core, node)
     elif _append_pending(core, node):
         _resume_src(core, node)
@@ -666,7 +666,7 @@ cdef void _record(Core *core, Node *node) noexcept nogil:
         got = _read_guest(core, node, LOG_READ)
         if got == 0:
             return
-        if node.flags & HAS_LOG and not _append(core, node, core.buffer, <size_t>got):
+        if node.has_log and not _append(core, node, core.buffer, <size_t>got):
             return
         _check_drained(core, node)
         if got < SMALL_READ:
