@@ -33,7 +33,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 launcher: bin/hypercore ## the static binary behind bin/hypercore and the shims
 
 # Its time of change is the build id of the shim server: newer code gets a server of its own.
-bin/hypercore: hypercore/shim/launcher.c $(shell find hypercore -name '*.py' -o -name '*.so')
+bin/hypercore: hypercore/shim/launcher.c hypercore/shim/launcher_wire.h $(shell find hypercore -name '*.py' -o -name '*.so')
 	@mkdir -p bin
 	@$(CC) -static -Os -std=gnu11 -Wall -Wextra -DHYPERCORE_VERSION='"$(VERSION)"' -o $@.new $<
 	@mv $@.new $@

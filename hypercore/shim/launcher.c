@@ -26,6 +26,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "launcher_wire.h"
+
 #ifndef HYPERCORE_VERSION
 #define HYPERCORE_VERSION "unknown"
 #endif
@@ -211,8 +213,6 @@ static struct options parse(int argc, char **argv)
     return o;
 }
 
-/* --- containerd's bootstrap message ---------------------------------------------------------- */
-
 static size_t read_stdin(uint8_t *buffer, size_t limit)
 {
     size_t size = 0;
@@ -225,63 +225,6 @@ static size_t read_stdin(uint8_t *buffer, size_t limit)
         size += n;
     }
     return size;
-}
-
-static bool take_varint(const uint8_t **at, const uint8_t *end, uint64_t *value)
-{
-    *value = 0;
-    for (int shift = 0; *at < end && shift < 70; shift += 7) {
-        uint8_t byte = *(*at)++;
-        *value |= (uint64_t)(byte & 0x7f) << shift;
-        if (byte < 0x80)
-            return true;
-    }
-    return false;
-}
-
-/* Whether stdin is a BootstrapParams of this container (containerd 2.3 and later) and not an Any
- * with runtime options: both parse as protobuf, so its id and namespace must be ours. */
-static bool is_bootstrap(const uint8_t *data, size_t size, const struct options *o, char *ttrpc,
-                         size_t ttrpc_size)
-{
-    const uint8_t *at = data, *end = data + size;
-    bool id = false, namespace = false;
-    *ttrpc = 0;
-    while (at < end) {
-        uint64_t key, value;
-        if (!take_varint(&at, end, &key) || !take_varint(&at, end, &value))
-            return false;
-        if ((key & 7) == 0)
-            continue;
-        if ((key & 7) != 2 || value > (uint64_t)(end - at))
-            return false;
-        if (key >> 3 == 1)
-            id = value == strlen(o->id) && memcmp(at, o->id, value) == 0;
-        if (key >> 3 == 2)
-            namespace = value == strlen(o->namespace) && memcmp(at, o->namespace, value) == 0;
-        if (key >> 3 == 5 && value < ttrpc_size) {
-            memcpy(ttrpc, at, value);
-            ttrpc[value] = 0;
-        }
-        at += value;
-    }
-    return id && namespace;
-}
-
-static uint8_t *put_text(uint8_t *p, int number, const char *text)
-{
-    size_t size = strlen(text);
-    *p++ = number << 3 | 2;
-    for (size_t n = size;;) {
-        *p = n & 0x7f;
-        n >>= 7;
-        if (!n)
-            break;
-        *p++ |= 0x80;
-    }
-    p++;
-    memcpy(p, text, size);
-    return p + size;
 }
 
 /* --- the server ------------------------------------------------------------------------------ */
@@ -375,26 +318,13 @@ static int connect_to(const char *path)
     return -1;
 }
 
-/* One ttrpc call, hypercore.shim.v1.Launcher/Register{1 id}. */
 static bool send_registration(int fd, const char *id)
 {
-    uint8_t payload[512], frame[1024];
-    if (strlen(id) > 400)
-        fail("the id is longer than 400 bytes");
-    uint8_t *p = put_text(payload, 1, id);
-    size_t payload_size = p - payload;
-    p = put_text(frame + 10, 1, "hypercore.shim.v1.Launcher");
-    p = put_text(p, 2, "Register");
-    *p++ = 3 << 3 | 2;
-    if (payload_size >= 0x80)
-        *p++ = (payload_size & 0x7f) | 0x80;
-    *p++ = payload_size >= 0x80 ? payload_size >> 7 : payload_size;
-    memcpy(p, payload, payload_size);
-    p += payload_size;
-    uint32_t size = p - frame - 10;
-    uint8_t header[10] = {size >> 24, size >> 16, size >> 8, size, 0, 0, 0, 1, 1, 0};
-    memcpy(frame, header, sizeof header);
-    return send(fd, frame, p - frame, MSG_NOSIGNAL) == p - frame;
+    uint8_t frame[1024];
+    if (strlen(id) > MAX_ID)
+        fail("the id is longer than %d bytes", MAX_ID);
+    size_t size = registration(frame, id);
+    return send(fd, frame, size, MSG_NOSIGNAL) == (ssize_t)size;
 }
 
 static bool receive(int fd, uint8_t *buffer, size_t size)
@@ -426,17 +356,14 @@ static enum outcome registered(int fd, const char *id)
         return REGISTERED;
     if (size > sizeof body || !receive(fd, body, size))
         return GONE;
-    /* Response{1 Status{1 code, 2 message}} */
-    const uint8_t *at = body + 1, *end = body + size;
-    uint64_t length, code = 0, text = 0;
-    if (body[0] != 0x0a || !take_varint(&at, end, &length) || at >= end || *at++ != 0x08 ||
-        !take_varint(&at, end, &code))
+    uint64_t code;
+    const char *text;
+    int length;
+    if (!read_status(body, size, &code, &text, &length))
         fail("malformed answer of the shim server");
     if (code == RESOURCE_EXHAUSTED)
         return FULL;
-    if (at < end && *at++ == 0x12 && take_varint(&at, end, &text) && text <= (size_t)(end - at))
-        fail("the shim server refused %s: %.*s", id, (int)text, (const char *)at);
-    fail("the shim server refused %s: code %d", id, (int)code);
+    fail("the shim server refused %s: code %d: %.*s", id, (int)code, length, text);
 }
 
 /* What the server keeps of containerd's environment. */
@@ -574,7 +501,8 @@ static int start(const struct options *o)
     static uint8_t input[MAX_STDIN];
     char ttrpc[512];
     size_t size = read_stdin(input, sizeof input);
-    bool bootstrap = size && is_bootstrap(input, size, o, ttrpc, sizeof ttrpc);
+    bool bootstrap =
+        size && is_bootstrap(input, size, o->id, o->namespace, ttrpc, sizeof ttrpc);
     if (!bootstrap || !*ttrpc)
         snprintf(ttrpc, sizeof ttrpc, "%s", environment("TTRPC_ADDRESS", ""));
 
