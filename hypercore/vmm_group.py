@@ -22,8 +22,10 @@ from hypercore.paths import MicroVMPaths
 from hypercore.providers.base import VmmCommand
 
 VMM = "vmm"
-ORPHAN_S = 0.2
-"""How long a VMM may outlive a helper: a VMM that ends by itself is seen by its helpers first."""
+ORPHAN_S = 2.0
+"""How long a VMM may outlive a helper that ended by itself. A helper sees its VMM close their
+socket and ends; on a loaded host the VMM takes a while longer to be gone.
+"""
 SOCKETS_TIMEOUT_S = 10.0
 """For a helper to make its sockets; it takes 3 ms."""
 
@@ -117,10 +119,15 @@ class VmmGroup:
         Raises:
             VmmError: one survives SIGKILL.
         """
-        for process in self._processes:
-            process.send_signal(signal.SIGKILL)
-        for process in self._processes:
-            await process.kill()
+        # The VMM first: its end is what the others' is put down to.
+        failures: list[VmmError] = []
+        for process in sorted(self._processes, key=lambda process: process.role != VMM):
+            try:
+                await process.kill()
+            except VmmError as exc:
+                failures.append(exc)
+        if failures:
+            raise failures[0]
 
     async def close(self) -> None:
         """Kill, and let go of everything in this process. Idempotent."""
@@ -197,19 +204,25 @@ class VmmGroup:
         return self._logs[name]
 
     def _on_exit(self, process: vmm.VmmProcess) -> None:
-        if process.role == VMM:
-            self._take_down(process)
+        status = process.exited.result()
+        if process.role == VMM and status != -signal.SIGKILL:
+            self._take_down(process)  # by itself, whatever a helper made of it before
+        elif process.role == VMM or status < 0 or not self.vmm_pid:
+            self._take_down_unless_done(process)
         elif self._orphan_timer is None:
             loop = asyncio.get_running_loop()
-            self._orphan_timer = loop.call_later(ORPHAN_S, self._take_down, process)
+            self._orphan_timer = loop.call_later(ORPHAN_S, self._take_down_unless_done, process)
         self._finish()
 
-    def _take_down(self, cause: vmm.VmmProcess) -> None:
-        """End the others, unless that was done: `cause` has ended."""
+    def _take_down_unless_done(self, cause: vmm.VmmProcess) -> None:
         if self.first_exit is None:
-            self.first_exit = VmmExit(cause.role, cause.exited.result(), time.time_ns())
-            for other in self._processes:
-                other.send_signal(signal.SIGKILL)
+            self._take_down(cause)
+
+    def _take_down(self, cause: vmm.VmmProcess) -> None:
+        """Put the end down to `cause`, which has ended, and end the others."""
+        self.first_exit = VmmExit(cause.role, cause.exited.result(), time.time_ns())
+        for other in self._processes:
+            other.send_signal(signal.SIGKILL)
         self._finish()
 
     def _finish(self) -> None:
