@@ -290,6 +290,15 @@ def test_death_of_the_vm_ends_its_task(ctr: Ctr, role: str) -> None:
         assert b"exit code 137" in done.stderr
 
 
+def test_a_guest_that_hangs_can_be_killed(ctr: Ctr) -> None:
+    with ctr.detached("h1", "sleep", "100000"):
+        os.kill(ctr.processes("h1")["vmm"], signal.SIGSTOP)
+        assert ctr.status("h1") == "RUNNING"
+        assert ctr("task", "ps", "h1").returncode == 0
+        assert ctr("task", "kill", "-s", "KILL", "h1").returncode == 0
+        ctr.wait_for("h1", "STOPPED")
+
+
 def ctr_exec_runs(ctr: Ctr, name: str) -> None:
     deadline = time.monotonic() + 30
     while len(ctr("task", "ps", name).stdout.splitlines()) < 3:
