@@ -36,6 +36,7 @@ def build_assets(progress: Progress) -> Path:
             shutil.rmtree(target, ignore_errors=True)
             _build(tools, inputs, version, digest, target, progress)
         _put_in_use(version)
+        _remove_old(version)
         return target
 
 
@@ -120,6 +121,20 @@ def _put_in_use(version: str) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(version)
     fresh.replace(link)
+
+
+def _remove_old(version: str) -> None:
+    """Remove versions but this one and the two built last: a VM may be about to open those.
+
+    A running VM keeps the files it has open.
+    """
+    manifests = sorted(
+        paths.guest_dir().glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime
+    )
+    others = [path.parent for path in manifests if not path.parent.is_symlink()]
+    for directory in others[:-2]:
+        if directory.name != version:
+            shutil.rmtree(directory)
 
 
 def _complete(directory: Path) -> bool:

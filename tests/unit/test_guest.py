@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import os
 import shutil
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from hypercore import guest
 from hypercore.errors import HypercoreError, InvalidArgument, NotFound
-from hypercore.guest import drive, initrd, kernel, modules
+from hypercore.guest import builder, drive, initrd, kernel, modules
 
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHI", 2, 62, 1) + bytes(40)
 
@@ -246,3 +247,18 @@ def test_assets_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert assets.version == "1-abc"
     assert assets.kernel_path == version / "vmlinux"
     assert assets.initrd_path is None
+
+
+def test_old_versions_go_but_the_last_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERCORE_DATA_DIR", str(tmp_path))
+    directory = tmp_path / "guest"
+    for age, version in enumerate(("e", "d", "c", "b", "a")):
+        manifest = directory / version / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.touch()
+        os.utime(manifest, (1000 - age, 1000 - age))
+    (directory / "current").symlink_to("b")
+    (directory / ".build-x").mkdir()
+    builder._remove_old("b")
+    left = {path.name for path in directory.iterdir()}
+    assert left == {"b", "d", "e", "current", ".build-x"}
