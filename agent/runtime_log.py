@@ -3,7 +3,12 @@
 from agent.errors import NOT_FOUND, PERMISSION_DENIED, UNKNOWN
 
 _NOT_FOUND = ("no such file or directory", "not found")
-_DENIED = ("permission denied", "exec format error", "is a directory")
+_DENIED = (
+    "permission denied",
+    "operation not permitted",  # crun, for a directory
+    "exec format error",
+    "is a directory",
+)
 
 
 def message_of(log):

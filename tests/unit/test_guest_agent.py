@@ -40,6 +40,7 @@ def test_last_words_of_the_runtimes() -> None:
         ("open executable: No such file or directory", NOT_FOUND),
         ('exec: "x": executable file not found in $PATH', NOT_FOUND),
         ("open executable: Permission denied", PERMISSION_DENIED),
+        ("open executable: Operation not permitted", PERMISSION_DENIED),
         ('exec: "/etc": is a directory: permission denied', PERMISSION_DENIED),
         ("exec container process `/x`: Exec format error", PERMISSION_DENIED),
         ("mount `x` to `/y`: No such file or directory", UNKNOWN),
