@@ -153,6 +153,7 @@ cdef inline bytes new_frame(uint32_t stream_id, int type, int flags, Py_ssize_t 
 
 
 @cython.final
+@cython.auto_pickle(False)
 cdef class Parser:
     """Cuts a byte stream into frames, holding at most one unfinished frame.
 
