@@ -37,6 +37,24 @@ class BoundedLog:
             self.close()
             raise
 
+    def use_fifo(self, path: Path) -> None:
+        """Be fed through a new FIFO at `path`; for a writer that opens its log by name.
+
+        To be called before anybody has been given the writer's end.
+        """
+        os.mkfifo(path, 0o600)
+        read_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            write_fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except BaseException:
+            os.close(read_fd)
+            raise
+        self._loop.remove_reader(self._read_fd)
+        os.close(self._read_fd)
+        self.close_writer()
+        self._read_fd, self.write_fd = read_fd, write_fd
+        self._loop.add_reader(read_fd, self._on_readable)
+
     def close_writer(self) -> None:
         """Close our own copy of the writer's end."""
         fd, self.write_fd = self.write_fd, -1

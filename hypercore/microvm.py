@@ -16,9 +16,10 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from hypercore import boot_files, cgroup, cmdline, network, paths, providers, slots, vmm, vsock
 from hypercore.agent_client import AgentClient
@@ -28,6 +29,7 @@ from hypercore.errors import (
     HypercoreError,
     InvalidArgument,
     StateError,
+    Unavailable,
     from_os_error,
 )
 from hypercore.proto import agent_pb
@@ -148,6 +150,12 @@ class MicroVM:
         """Wait for the end of the VMM; safe to cancel."""
         return await asyncio.shield(self.exited)
 
+    def disk_serial(self, disk: Disk) -> str:
+        """The serial number by which the guest finds one of its root disks."""
+        if self._chosen is None:
+            raise StateError(f"microVM {self.spec.microvm_id} is {self.state}: it has no disks")
+        return self._chosen.provider.disk_serial(disk)
+
     async def open_stream(self, token: bytes, offset: int = 0) -> int:
         """Open the stdio stream `token`; returns its connected non-blocking fd, the caller's.
 
@@ -264,12 +272,16 @@ class MicroVM:
             self._owned.push_async_callback(self._group.close)
             fds["console"] = self._group.open_console()
             commands = provider.render(boot, probe)
+            self._check_disks(commands[-1], disks)
             self._lend_sockets(commands, fds, lent)
             self._save_argv(commands)
             deadline = loop.time() + timeout_s
             await self._spawn(commands, fds, self._make_cgroup(commands, lent))
+        with self._timed("configure"):
+            await self._ask_until(deadline, provider.configure(boot, deadline))
+            self._group.configured()
         with self._timed("boot"):
-            await provider.configure(boot, deadline)
+            await self._ask_until(deadline, provider.launch(boot, deadline))
             connection = await self._group.unless_exited(
                 self._accept_agent(chosen, listener),
                 deadline,
@@ -318,11 +330,19 @@ class MicroVM:
             cmdline=cmdline.render(parameters, self.spec.cmdline),
             disks=disks,
             guest_mac=self.attachment.mac,
+            tap_name=self.attachment.tap_name,
             cid=FIRST_CID + slot,
             control_port=control_port,
             paths=self.files,
             jail=self.spec.jail,
         )
+
+    def _check_disks(self, command: VmmCommand, disks: tuple[Disk, ...]) -> None:
+        """A VMM that opens disks by name must be let read those it shares with others."""
+        if self.spec.jail and "disk0" not in command.fds:
+            for disk in disks:
+                if disk.path not in command.own_files:
+                    vmm.check_readable(disk.path, "disk")
 
     def _listen(self, chosen: _Chosen) -> socket.socket:
         """Before the VM starts: the agent's call is its readiness."""
@@ -395,6 +415,18 @@ class MicroVM:
                 )
         self._group.all_started()
 
+    async def _ask_until(self, deadline: float, request: Coroutine[Any, Any, None]) -> None:
+        """Await a request to the VMM's API; a VMM that ends over it says more by that."""
+        try:
+            await self._group.unless_exited(
+                request, deadline, "its VMM did not take its configuration in time"
+            )
+        except Unavailable as exc:
+            await asyncio.wait({self.exited}, timeout=LAST_WORD_S)
+            if not self.exited.done():
+                raise
+            raise self._group.error() from exc
+
     async def _accept_agent(self, chosen: _Chosen, listener: socket.socket) -> socket.socket:
         while True:
             connection = await vsock.accept(listener)
@@ -456,6 +488,8 @@ class MicroVM:
 
     async def _ask_vmm(self, deadline: float) -> None:
         assert self._chosen is not None
+        if not self._chosen.provider.features & Feature.QUIT:
+            return
         try:
             await self._chosen.provider.ask_to_stop(self._chosen.boot, deadline)
         except HypercoreError as exc:

@@ -186,6 +186,11 @@ class MicroVMPaths:
         return self.vmm_dir / "vhost.sock"
 
     @property
+    def vmm_fifo(self) -> Path:
+        """Where a VMM writes that opens its log by name; leads into vmm_log."""
+        return self.vmm_dir / "log"
+
+    @property
     def api_socket(self) -> Path:
         """The VMM's control socket: QMP, or the API of Firecracker and Cloud Hypervisor."""
         return self.vmm_dir / "api.sock"

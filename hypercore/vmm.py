@@ -98,7 +98,8 @@ def spawn(
     microvm_id: str,
     record_file: Path,
     fds: Mapping[str, int],
-    log_fd: int,
+    stdout_fd: int,
+    stderr_fd: int,
     confinement: Confinement | None,
     cgroup_fds: Sequence[int],
 ) -> VmmProcess:
@@ -106,7 +107,6 @@ def spawn(
 
     Args:
         fds: the fds its command names, by name; they stay the caller's.
-        log_fd: its stdout and stderr.
         confinement: None: as root in the host's namespaces, for debugging.
 
     Raises:
@@ -122,7 +122,7 @@ def spawn(
             pid, pidfd = _process.spawn(
                 command.argv,
                 env=processes.environment(microvm_id),
-                fds=[(log_fd, 1), (log_fd, 2), *places],
+                fds=[(stdout_fd, 1), (stderr_fd, 2), *places],
                 uid=confinement.uid if confinement else -1,
                 gid=confinement.gid if confinement else -1,
                 namespaces=NAMESPACES if confinement else 0,

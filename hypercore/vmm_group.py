@@ -55,6 +55,8 @@ class VmmGroup:
         self._processes: list[vmm.VmmProcess] = []
         self._logs: dict[str, BoundedLog] = {}
         self._orphan_timer: asyncio.TimerHandle | None = None
+        self._unlocked: vmm.Confinement | None = None
+        self._sockets_later: tuple[Path, ...] = ()
 
     @property
     def vmm_pid(self) -> int:
@@ -82,14 +84,20 @@ class VmmGroup:
             log = self._open_log(VMM, self.files.vmm_log)
         else:
             log = self._open_log(command.role, self.files.helper_log(command.role))
-        if confinement is not None and command.sockets:
-            os.chown(self.files.vmm_dir, confinement.uid, confinement.gid)
+        try:
+            if command.log_fifo is not None:
+                log.use_fifo(command.log_fifo)
+            if confinement is not None:
+                self._give(command, confinement)
+        except OSError as exc:
+            raise from_os_error(exc, f"prepare {command.role} of {self.files.microvm_id}") from exc
         process = vmm.spawn(
             command,
             microvm_id=self.files.microvm_id,
             record_file=self.files.processes,
             fds=fds,
-            log_fd=log.write_fd,
+            stdout_fd=fds["console"] if command.console_on_stdout else log.write_fd,
+            stderr_fd=log.write_fd,
             confinement=confinement,
             cgroup_fds=cgroup_fds,
         )
@@ -102,11 +110,40 @@ class VmmGroup:
                 deadline,
                 f"{command.role} did not make its sockets in time",
             )
-            if confinement is not None:
-                # No guest has run yet. From here on nobody but root can put another socket, or
-                # a link, where we connect to this one.
-                os.chown(self.files.vmm_dir, 0, confinement.gid)
-                os.chmod(self.files.vmm_dir, 0o710)
+        self._sockets_later = command.sockets_later
+        if confinement is not None and command.sockets_later:
+            self._unlocked = confinement
+        elif confinement is not None and command.sockets:
+            self._lock_down(confinement)
+
+    def configured(self) -> None:
+        """The VMM has been told all it needs, and no guest has run yet.
+
+        Raises:
+            VmmError: it has not made the sockets it was to make by now.
+        """
+        if missing := [str(path) for path in self._sockets_later if not path.exists()]:
+            raise VmmError(
+                f"microVM {self.files.microvm_id}: its VMM did not make {', '.join(missing)}",
+                detail=self.last_words(),
+            )
+        if self._unlocked is not None:
+            self._lock_down(self._unlocked)
+
+    def _give(self, command: VmmCommand, confinement: vmm.Confinement) -> None:
+        """What a confined process makes or writes by name is its user's."""
+        uid, gid = confinement.uid, confinement.gid
+        if command.sockets or command.sockets_later:
+            os.chown(self.files.vmm_dir, uid, gid)
+        for path in (command.log_fifo, *command.own_files):
+            if path is not None:
+                os.chown(path, uid, gid, follow_symlinks=False)
+
+    def _lock_down(self, confinement: vmm.Confinement) -> None:
+        """From here on nobody but root can put another socket, or a link, where we connect to
+        one of the VMM's."""
+        os.chown(self.files.vmm_dir, 0, confinement.gid)
+        os.chmod(self.files.vmm_dir, 0o710)
 
     def all_started(self) -> None:
         """Keep no writing end of the logs: they end with the processes."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hypercore.providers.base import Probe, Provider
 
 _CLASSES = {
+    "firecracker": "hypercore.providers.firecracker:FirecrackerProvider",
     "qemu": "hypercore.providers.qemu:QemuProvider",
 }
 """In the order in which they are tried when the user names none."""

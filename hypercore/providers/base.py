@@ -4,28 +4,32 @@ A microVM goes through these phases, ordered by microvm.py:
 
     probe      does this VMM run guests on this host, and how
     render     pure: a BootSpec in; argv, fds and files of each process out
-    start      the processes are spawned in order, then `configure` talks to a VMM with an API
+    start      the processes are spawned in order; `configure` talks to a VMM with an API, and
+               `launch` sets the guest going once the VMM's directory is locked
     running    the agent dials in; `pause` and `resume` where the feature is there
-    stop       `ask_to_stop`: the VMM is asked to end; microvm.py kills what does not
+    stop       `ask_to_stop`: a VMM with that feature is asked to end; microvm.py kills the rest
 
 What only one VMM can do is a `Feature`, not a method that others refuse.
 """
 
 import os
 import shutil
+import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Flag, auto
 from pathlib import Path
 from typing import ClassVar
 
-from hypercore import paths
+from hypercore import paths, probe_cache
 from hypercore.config import HostConfig
 from hypercore.errors import InvalidArgument, Unavailable
 from hypercore.spec import Disk
 
 FIRST_FD = 3
 """The child sees the fds of its VmmCommand from this number on, in order."""
+VERSION_TIMEOUT_S = 5.0
 
 
 class Feature(Flag):
@@ -37,6 +41,8 @@ class Feature(Flag):
     """runs guests where KVM does not"""
     BZIMAGE = auto()
     """boots a bzImage, not only a vmlinux"""
+    QUIT = auto()
+    """ends when asked, and writes first what it holds back of its disks"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class BootSpec:
     """in the order the guest sees them, the agent's drive first"""
     guest_mac: str
     """empty: no network device"""
+    tap_name: str
+    """of the TAP, for a VMM that opens it by name"""
     cid: int
     control_port: int
     """host port the agent dials"""
@@ -100,6 +108,14 @@ class VmmCommand:
     devices: tuple[Path, ...] = ()
     sockets: tuple[Path, ...] = ()
     """made by the process; once all are there the next process may start"""
+    sockets_later: tuple[Path, ...] = ()
+    """made by the process when it is configured; the directory is the VMM's until then"""
+    log_fifo: Path | None = None
+    """FIFO to make for a process that opens its log by name; leads into the log as stderr does"""
+    console_on_stdout: bool = False
+    """what it says on stdout is the guest's console, not its own log"""
+    own_files: tuple[Path, ...] = ()
+    """files of this microVM alone that the process opens for writing: they are given to its uid"""
     memory_mib: int = 0
     """most it may use, for its cgroup"""
 
@@ -135,9 +151,20 @@ class Provider(ABC):
         """
         return None
 
-    @abstractmethod
+    async def launch(self, boot: BootSpec, deadline: float) -> None:
+        """Let the guest run, if the VMM does not do so by itself."""
+        return None
+
+    def disk_serial(self, disk: Disk) -> str:
+        """The serial number by which the guest finds `disk`."""
+        return disk.serial
+
     async def ask_to_stop(self, boot: BootSpec, deadline: float) -> None:
-        """Have the VMM flush its disks and end. Returns when it was asked, not when it ended."""
+        """Have the VMM flush its disks and end. Only with Feature.QUIT.
+
+        Returns when it was asked, not when it ended.
+        """
+        return None
 
     @abstractmethod
     async def pause(self, boot: BootSpec, deadline: float) -> None:
@@ -185,3 +212,53 @@ def require_binary(config: HostConfig, name: str, *programs: str, hint: str) -> 
             f"{wanted} is not installed: not in PATH nor {paths.tools_dir()}", hint=hint
         )
     return found
+
+
+def require_version(
+    binary: Path,
+    program: str,
+    parse: Callable[[str], str],
+    least: tuple[int, ...],
+    *,
+    hint: str,
+) -> str:
+    """The version that `binary --version` names; asked once per boot and binary.
+
+    Args:
+        program: what it is, for messages and the cache.
+        parse: takes the version out of the output; gives nothing when there is none.
+
+    Raises:
+        Unavailable: it does not run, is something else, or is older than `least`.
+    """
+    cache = f"{program.lower()}-version"
+    subject = probe_cache.file_identity(binary)
+    cached = probe_cache.load(cache, subject)
+    if cached is not None:
+        return str(cached["version"])
+    try:
+        done = subprocess.run(
+            [str(binary), "--version"],
+            capture_output=True,
+            text=True,
+            timeout=VERSION_TIMEOUT_S,
+            check=False,
+            env={},
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise Unavailable(f"{binary} does not run: {exc}", hint=hint) from exc
+    version = parse(done.stdout)
+    if not version:
+        raise Unavailable(
+            f"{binary} --version ended with status {done.returncode} and names no version of"
+            f" {program}",
+            hint=hint,
+            detail=(done.stderr or done.stdout).strip()[-300:],
+        )
+    if tuple(int(part) for part in version.split(".")[: len(least)]) < least:
+        wanted = ".".join(map(str, least))
+        raise Unavailable(
+            f"{binary} is {program} {version}, hypercore needs {wanted} or newer", hint=hint
+        )
+    probe_cache.store(cache, subject, {"version": version})
+    return version

@@ -12,10 +12,9 @@ import fcntl
 import os
 import platform
 import re
-import subprocess
 from pathlib import Path
 
-from hypercore import probe_cache, qmp, tsc
+from hypercore import qmp, tsc
 from hypercore.config import HostConfig
 from hypercore.errors import Unavailable
 from hypercore.providers import kvm_probe
@@ -28,6 +27,7 @@ from hypercore.providers.base import (
     Provider,
     VmmCommand,
     require_binary,
+    require_version,
 )
 from hypercore.spec import Disk
 
@@ -45,7 +45,7 @@ INSTALL_HINT = "run `hypercore setup`, or install the package qemu-system-x86"
 
 class QemuProvider(Provider):
     name = "qemu"
-    features = Feature.PAUSE | Feature.EMULATION | Feature.BZIMAGE
+    features = Feature.PAUSE | Feature.EMULATION | Feature.BZIMAGE | Feature.QUIT
     poweroff = "reboot"
 
     def probe(self, config: HostConfig) -> Probe:
@@ -54,7 +54,7 @@ class QemuProvider(Provider):
                 f"provider qemu runs x86_64 guests, this host is {platform.machine()}"
             )
         binary = require_binary(config, "qemu", "qemu-system-x86_64", hint=INSTALL_HINT)
-        version = _version(binary)
+        version = require_version(binary, "QEMU", parse_version, MIN_VERSION, hint=INSTALL_HINT)
         helper = None
         if not kernel_vsock_works():
             helper = require_binary(
@@ -214,39 +214,6 @@ def _firmware_of(program: Path) -> tuple[Bind, ...]:
 def _quoted(path: Path) -> str:
     """QEMU's option lists split at commas; two stand for one."""
     return str(path).replace(",", ",,")
-
-
-def _version(binary: Path) -> str:
-    subject = probe_cache.file_identity(binary)
-    cached = probe_cache.load("qemu-version", subject)
-    if cached is not None:
-        return str(cached["version"])
-    try:
-        done = subprocess.run(
-            [str(binary), "--version"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-            env={},
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise Unavailable(f"{binary} does not run: {exc}", hint=INSTALL_HINT) from exc
-    version = parse_version(done.stdout)
-    if not version:
-        said = (done.stderr or done.stdout).strip()[-300:]
-        raise Unavailable(
-            f"{binary} --version ended with status {done.returncode} and names no version",
-            hint=INSTALL_HINT,
-            detail=said,
-        )
-    if tuple(int(part) for part in version.split(".")[:2]) < MIN_VERSION:
-        wanted = ".".join(map(str, MIN_VERSION))
-        raise Unavailable(
-            f"{binary} is QEMU {version}, provider qemu needs {wanted} or newer", hint=INSTALL_HINT
-        )
-    probe_cache.store("qemu-version", subject, {"version": version})
-    return version
 
 
 def parse_version(text: str) -> str:

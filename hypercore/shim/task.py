@@ -172,9 +172,11 @@ class Task:
         assert self._microvm is not None
         attachment = self._microvm.attachment
 
+        serial = self._microvm.disk_serial
+
         def disk(given: Any) -> agent_pb.RootDisk:
             return agent_pb.RootDisk(
-                serial=given.serial, fs_type=given.fs_type, writable=not given.read_only
+                serial=serial(given), fs_type=given.fs_type, writable=not given.read_only
             )
 
         request = agent_pb.CreateRequest(

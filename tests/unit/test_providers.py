@@ -47,6 +47,7 @@ def boot(monkeypatch: pytest.MonkeyPatch) -> BootSpec:
             Disk(Path("/vm/upper.ext4"), "hc1", read_only=False),
         ),
         guest_mac="02:00:00:00:00:01",
+        tap_name="hc4",
         cid=7,
         control_port=10788,
         paths=MicroVMPaths("vm1"),
@@ -191,7 +192,7 @@ def _fake_qemu(tmp_path: Path, script: str) -> HostConfig:
 @pytest.mark.parametrize(
     ("script", "named"),
     [
-        ("echo QEMU emulator version 2.11.1", "is QEMU 2.11.1, provider qemu needs 7.0 or newer"),
+        ("echo QEMU emulator version 2.11.1", "is QEMU 2.11.1, hypercore needs 7.0 or newer"),
         ("echo no such library >&2; exit 127", "ended with status 127 and names no version"),
     ],
 )
