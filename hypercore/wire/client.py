@@ -152,8 +152,14 @@ class Client(Connection):
     def frame(self, stream_id: int, kind: int, flags: int, body: bytes | None) -> None:
         answer = self._pending.pop(stream_id, None)
         if answer is not None:
-            if kind == RESPONSE and not answer.done():
+            if answer.done():
+                return
+            if kind == RESPONSE:
                 self._settle(answer, body)
+            else:
+                # Nobody else would end this call: its deadline is found by the same table.
+                text = f"a unary call was answered by a frame of type {kind}"
+                answer.set_exception(HypercoreError(text))
             return
         stream = self.streams.get(stream_id)
         if stream is None:

@@ -136,6 +136,24 @@ def test_deadlines_on_both_sides(run, tmp_path):
     assert sorted(cancelled) == ["a", "b"]
 
 
+def test_a_call_answered_out_of_turn_ends(run):
+    """A guest's agent is not trusted: no frame of it may leave a call without an end."""
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        client = await Client.over(ours)
+        with theirs:
+            pending = asyncio.ensure_future(call(client))
+            await asyncio.sleep(0)
+            theirs.sendall(encode_frame(1, 3, 0, b"data, and no stream"))
+            with pytest.raises(HypercoreError, match="frame of type 3"):
+                await asyncio.wait_for(pending, 5)
+        client.close()
+        await client.closed
+
+    run(main())
+
+
 def test_closed_connection_ends_everything(run, tmp_path):
     started = asyncio.Event()
     ended = []
