@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 DRAIN_STALL_S = 10.0
 """How long the end of a process waits for a reader that takes nothing."""
 
+MAX_BYTES = (1 << 63) - 1
+"""What a count may be; the guest's word for it is not trusted."""
+
 Listener = Callable[[int, int], None]
 """Gets the event's kind and value."""
 
@@ -161,7 +164,7 @@ class Output:
         if total is None:
             await self._progressing(self._ended)
             total = self.received_bytes
-        self._hub.pump.expect(self.number, total)
+        self._hub.pump.expect(self.number, min(total, MAX_BYTES))
         await self._progressing(self._drained)
         return max(0, total - self.received_bytes)
 
@@ -191,7 +194,13 @@ class Output:
         except BaseException:
             _close(fd, *backlog)
             raise
-        self._hub.listen(number, lambda kind, value: listener(number, kind, value))
+
+        def on_event(kind: int, value: int) -> None:
+            if kind in (Event.CLIENT_DONE, Event.CLIENT_DROPPED):
+                self._hub.forget(number)
+            listener(number, kind, value)
+
+        self._hub.listen(number, on_event)
         return number
 
     def remove_client(self, number: int) -> None:
@@ -217,6 +226,7 @@ class Input:
     def __init__(self, hub: StreamHub, target_fd: int, on_end: Callable[[int], object]) -> None:
         self._hub = hub
         self._on_end = on_end
+        self._sources: set[int] = set()
         self._ending: set[int] = set()
         self._ended_at: dict[int, int] = {}
         self._keeper_fd = -1
@@ -235,6 +245,7 @@ class Input:
         except BaseException:
             _close(fd)
             raise
+        self._sources.add(source)
         self._hub.listen(source, lambda kind, value: self._on_event(source, kind, value))
         return source
 
@@ -260,6 +271,7 @@ class Input:
     def remove_source(self, source: int) -> None:
         """Stop reading from it; stdin goes on."""
         self._hub.forget(source)
+        self._sources.discard(source)
         self._ending.discard(source)
         if self._ended_at.pop(source, None) is None:
             self._hub.pump.remove_source(source)
@@ -281,6 +293,8 @@ class Input:
         self._close_keeper()
         if not self._finished:
             self._finished = True
+            for source in self._sources:
+                self._hub.forget(source)
             self._hub.pump.remove(self.number)
 
 

@@ -123,6 +123,45 @@ def test_missing_bytes_are_counted(monkeypatch):
     uvloop.run(main())
 
 
+def test_a_count_no_stream_can_have_is_only_missed(monkeypatch):
+    monkeypatch.setattr(streams, "DRAIN_STALL_S", 0.05)
+
+    async def main():
+        async with running_hub() as hub:
+            inside, outside = guest()
+            output = Output(hub, outside)
+            assert await output.drain((1 << 64) - 1) == (1 << 64) - 1
+            inside.close()
+            output.close()
+
+    uvloop.run(main())
+
+
+def test_nothing_of_ended_clients_and_sources_is_kept(tmp_path):
+    async def main():
+        ended = asyncio.Event()
+        async with running_hub() as hub:
+            inside, outside = guest()
+            output = Output(hub, outside, log=SegmentedLog(tmp_path / "log", 0, 1))
+            read_fd, write_fd = os.pipe()
+            output.add_client(write_fd, True, lambda *_: ended.set())
+            inside.close()
+            await ended.wait()
+            os.close(read_fd)
+            output.close()
+
+            inside, outside = guest()
+            stdin = Input(hub, outside, lambda total: None)
+            read_fd, write_fd = os.pipe()
+            stdin.add_source(read_fd)
+            stdin.close()
+            os.close(write_fd)
+            inside.close()
+            assert hub._listeners == {}
+
+    uvloop.run(main())
+
+
 def test_a_dead_guest_is_drained_to_its_end(tmp_path):
     async def main():
         async with running_hub() as hub:
