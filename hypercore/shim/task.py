@@ -48,6 +48,10 @@ EXECS_END_S = 5.0
 """For the ends of execs to be told once their container's init is gone."""
 VMM_END_S = 2.0
 """For the VMM to end after its agent's connection did."""
+KILL_TOLD_S = 10.0
+"""For the guest to tell of its init's end after SIGKILL while no output of it moves."""
+KILL_ROUNDS = 6
+"""As often the guest may use that time, moving output."""
 SIGKILL = 9
 LOST = 255
 """Exit status of a process whose end nobody can tell."""
@@ -71,7 +75,9 @@ class Task:
         self._microvm: MicroVM | None = None
         self._guest: guest_spec.GuestSpec | None = None
         self._background: set[asyncio.Task[Any]] = set()
-        self._vm_down: asyncio.Future[None] | None = None
+        self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """done once the agent has said how init ended, or cannot any more"""
+        self._insisting: asyncio.Task[None] | None = None
         stderr = "" if request.terminal else request.stderr
         self.init = Process(
             request.id,
@@ -334,10 +340,22 @@ class Task:
         )
 
     async def _end_of(self, process: Process) -> Exit:
-        """How the process ended, once its output is where it belongs."""
+        """How the process ended, once its output is where it belongs. Never raises."""
+        try:
+            return await self._observed_end(process)
+        except Exception as exc:
+            # Whoever waits for the end, to kill or to delete, would do so for ever.
+            self.log.exception("the end of %s cannot be told", process.name)
+            return Exit.now(LOST, f"{type(exc).__name__}: {exc}")
+
+    async def _observed_end(self, process: Process) -> Exit:
         io = process.io or ProcessIO()
         try:
-            answer = await self.agent.wait(self.id, process.exec_id)
+            try:
+                answer = await self.agent.wait(self.id, process.exec_id)
+            finally:
+                if process is self.init:
+                    _settle(self._told)
         except Unavailable as exc:
             death = await self._explain(exc)
             await io.drain(None, None)
@@ -346,6 +364,7 @@ class Task:
             return Exit.now(KILLED, death.message)
         except HypercoreError as exc:
             self.log.error("the agent lost process %s: %s", process.name, exc)
+            io.finish()
             return Exit.now(LOST, exc.message)
         missing = await io.drain(answer.stdout_bytes, answer.stderr_bytes)
         io.finish()
@@ -421,6 +440,28 @@ class Task:
             await self._microvm.kill()
         except Unavailable as exc:
             raise NotFound(f"process {process.name} has ended with its microVM") from exc
+        else:
+            if signal == SIGKILL and not exec_id and self._insisting is None:
+                self._insisting = self._own(self._insist())
+
+    async def _insist(self) -> None:
+        """After SIGKILL: a guest that does not tell of its effect in time is killed itself."""
+        assert self._microvm is not None
+        for _ in range(KILL_ROUNDS):
+            if self._told.done():
+                return
+            before = self._received_bytes()
+            await asyncio.wait({self._told}, timeout=KILL_TOLD_S)
+            if not self._told.done() and self._received_bytes() == before:
+                break
+        if self._told.done():
+            return
+        self.log.error("the guest does not tell of the end of its init: its VMM is killed")
+        await self._microvm.kill()
+
+    def _received_bytes(self) -> int:
+        io = self.init.io or ProcessIO()
+        return sum(out.received_bytes for out in (io.stdout, io.stderr) if out is not None)
 
     async def pause(self) -> None:
         self.init.require(State.RUNNING)
