@@ -32,6 +32,8 @@ SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 METRICS_TYPE_URL = "io.containerd.cgroups.v2.Metrics"
 REGISTRATION_S = 300.0
 """How long an id that the launcher registered counts before its Create."""
+LOST_END_S = 5.0
+"""For the end of a task whose microVM `delete` has just killed to be dealt with."""
 UNIMPLEMENTED = 12
 PIDS_TIMEOUT_S = 3.0
 """containerd gives a restarted shim five seconds in all."""
@@ -124,11 +126,12 @@ class TaskService:
             raise InvalidArgument(f"task id {request.id!r} is no valid identifier")
         if request.checkpoint or request.parent_checkpoint:
             raise Unimplemented("a task cannot be restored from a checkpoint")
-        if request.id in self.tasks or request.id in self._creating:
+        if request.id in self._creating:
             raise AlreadyExists(f"task {request.id} exists")
         self._creating.add(request.id)
         self._registered.pop(request.id, None)
         try:
+            await self._forget_lost(request.id)
             task = Task(self.host, request)
             pid = await task.create()
             self.tasks[request.id] = task
@@ -140,6 +143,25 @@ class TaskService:
         finally:
             self._creating.discard(request.id)
         return task_pb.CreateTaskResponse(pid=pid)
+
+    async def _forget_lost(self, task_id: str) -> None:
+        """Make room for a task of the same id.
+
+        containerd creates none while it knows one: if ours has ended, `delete` ran instead of
+        Delete, because containerd had lost this server.
+
+        Raises:
+            AlreadyExists: it has not ended.
+        """
+        old = self.tasks.get(task_id)
+        if old is None:
+            return
+        if old.microvm_ended:
+            await asyncio.wait({old.init.exited}, timeout=LOST_END_S)
+        if old.init.state is not State.STOPPED:
+            raise AlreadyExists(f"task {task_id} exists")
+        old.forget()
+        self.tasks.pop(task_id, None)
 
     async def start(self, request: task_pb.StartRequest) -> task_pb.StartResponse:
         pid = await self.find(request.id).start(request.exec_id)

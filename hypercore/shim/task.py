@@ -105,6 +105,10 @@ class Task:
             raise StateError(f"task {self.id} has no microVM yet")
         return self._microvm.agent
 
+    @property
+    def microvm_ended(self) -> bool:
+        return self._microvm is not None and self._microvm.exited.done()
+
     # -- create
 
     async def create(self) -> int:

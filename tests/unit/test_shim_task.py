@@ -9,12 +9,14 @@ import uvloop
 
 from hypercore import agent_client
 from hypercore.config import HostConfig
+from hypercore.errors import AlreadyExists, InvalidArgument
 from hypercore.proto import agent_pb, types_pb
 from hypercore.proto.task_pb import CreateTaskRequest
 from hypercore.shim import task as task_module
 from hypercore.shim.events import Publisher
 from hypercore.shim.host import Host
 from hypercore.shim.process import KILLED, State
+from hypercore.shim.service import TaskService
 from hypercore.shim.streams import ProcessIO, StreamHub
 from hypercore.shim.task import LOST, Task
 from hypercore.vmm_group import VmmExit
@@ -101,5 +103,23 @@ def test_an_end_that_cannot_be_observed_is_told(tmp_path, monkeypatch):
             go.set()
             end = await asyncio.wait_for(asyncio.shield(task.init.exited), 10)
             assert (end.status, end.reason) == (LOST, "RuntimeError: no room")
+
+    uvloop.run(main())
+
+
+def test_a_task_that_containerd_lost_makes_room_for_the_next_of_its_id(tmp_path, monkeypatch):
+    request = CreateTaskRequest(id="c", bundle=str(tmp_path))
+
+    async def main():
+        async with running_task(tmp_path, monkeypatch, {"Wait": for_ever}) as task:
+            service = TaskService(task.host)
+            service.tasks["c"] = task
+            with pytest.raises(AlreadyExists):
+                await service.create(request)
+            # What `delete` does: containerd asks this server no more, and the bundle is made anew.
+            await task._microvm.kill()
+            with pytest.raises(InvalidArgument, match="config.json"):
+                await service.create(request)
+            assert service.tasks == {}
 
     uvloop.run(main())
