@@ -118,7 +118,7 @@ def test_a_task_that_containerd_lost_makes_room_for_the_next_of_its_id(tmp_path,
                 await service.create(request)
             # What `delete` does: containerd asks this server no more, and the bundle is made anew.
             await task._microvm.kill()
-            with pytest.raises(InvalidArgument, match="config.json"):
+            with pytest.raises(InvalidArgument, match=r"config\.json"):
                 await service.create(request)
             assert service.tasks == {}
 
