@@ -50,9 +50,19 @@ def _serve():
     listen(events, STREAM_PORT, registry.accept)
     agent.ready_us = clock.since_boot_us()
     control.dial()
-    root_us = int(posix.environ.get(b"HYPERCORE_ROOT_US", b"0"))
-    files.log(f"ready after {agent.ready_us} us, its disk was there after {root_us} us")
+    log_times(agent.ready_us, clock.on_cpu_us())
     events.run()
+
+
+def log_times(ready_us, cpu_us):
+    """Where the time of the boot went, on the console."""
+    text = f"ready after {ready_us} us"
+    root_us = posix.environ.get(b"HYPERCORE_ROOT_US")
+    root_cpu_us = posix.environ.get(b"HYPERCORE_ROOT_CPU_US")
+    if root_us and root_cpu_us:  # else the kernel has mounted the disk by itself
+        text += f", {ready_us - int(root_us)} us with its disk, "
+        text += f"{cpu_us - int(root_cpu_us)} us of them on the CPU"
+    files.log(text)
 
 
 class Control:

@@ -66,10 +66,15 @@ class Root:
         self.path = directory + "/rootfs"
         self._mounted = []
 
-    def mount(self, root_disks):
-        """Mount it; a generator for the loop. On failure nothing stays mounted."""
+    def mount(self, root_disks, binds=None):
+        """Mount it, and the disk `binds` beside it; a generator for the loop.
+
+        On failure nothing stays mounted.
+        """
         try:
             yield from self._mount(root_disks)
+            if binds is not None:
+                yield from self._mount_disk(binds, self.directory + "/binds", False)
         except OSError as exc:
             self.unmount()
             raise RpcError(FAILED_PRECONDITION, f"mount {exc.filename}: {exc.strerror}") from exc

@@ -156,7 +156,7 @@ class Container:
         """
         files.make_dir(self.directory, 0o700)
         try:
-            yield from self.root.mount(request.root_disks)
+            yield from self.root.mount(request.root_disks, request.binds)
             try:
                 for path, (mode, content) in made_files.items():
                     self.root.inject(path, mode, content)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from hypercore.guest import GuestAssets
 from hypercore.proto import agent_pb, types_pb
 from tests.functional import instance
 from tests.functional.agent_guest import CallError, Control, Guest, read_bytes
+
+pytestmark = pytest.mark.timeout(600)  # the first test builds the guest if it has changed
 
 NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION, INVALID = 5, 7, 9, 3
 ANON_BUDGET_KIB = 3072
@@ -565,16 +568,18 @@ def test_budgets(container: Any, execute: Any, assets: GuestAssets) -> None:
 
 
 def test_instructions_from_disk_to_ready(assets: GuestAssets, root_image: Path) -> None:
-    """With -icount the guest's clock counts instructions: 1,000 a microsecond."""
+    """With -icount the guest's CPU time counts instructions: 1,000 a microsecond.
+
+    CPU time, because waiting for the disk depends on what else the host does.
+    """
     counted = ("-icount", "shift=0,sleep=on")
     with booted(assets, [(root_image, "root", True)], extra=counted) as vm:
         assert vm.control.call("Hello", agent_pb.HelloRequest(version=1)).ready_us
-        line = next(
-            line for line in vm.console_text().splitlines() if "agent: ready after" in line
-        )
-    ready, disk = (int(word) for word in line.split() if word.isdecimal())
-    print(f"agent: {(ready - disk) / 1000:.1f} M instructions from its disk to ready")
-    assert (ready - disk) * 1000 <= INSTRUCTION_BUDGET
+        text = vm.console_text()
+    found = re.search(r"ready after \d+ us, \d+ us with its disk, (\d+) us of them on", text)
+    assert found, text
+    print(f"agent: {int(found[1]) / 1000:.1f} M instructions from its disk to ready")
+    assert int(found[1]) * 1000 <= INSTRUCTION_BUDGET
 
 
 def test_disks_of_its_own_and_power_off(
