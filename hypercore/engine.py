@@ -207,7 +207,7 @@ class Engine:
             if record.name == name:
                 raise AlreadyExists(
                     f"the name {name!r} is taken by microVM {record.microvm_id}",
-                    hint=f"choose another, or `hypercore rm --force {record.microvm_id[:12]}`",
+                    hint=f"choose another, or `hypercore rm -f {record.microvm_id[:12]}`",
                 )
 
     async def _image(
@@ -436,7 +436,7 @@ class Engine:
         if record.state in ALIVE and not force:
             raise StateError(
                 f"microVM {record.microvm_id} is {record.state}",
-                hint=f"stop it first, or `hypercore rm --force {record.microvm_id[:12]}`",
+                hint=f"stop it first, or `hypercore rm -f {record.microvm_id[:12]}`",
             )
         await self._delete(record)
         return record

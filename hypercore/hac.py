@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypercore import providers
 from hypercore.containerd import reference
-from hypercore.errors import HypercoreError, InvalidArgument
+from hypercore.errors import InvalidArgument
 from hypercore.hostnet import interfaces
 from hypercore.spec import HardwareSpec, NetworkSpec, SpawnSpec, WorkloadSpec
 from hypercore.tomlfile import Table, load, nearest
@@ -205,14 +205,11 @@ def _check_file(table: Table, key: str, path: Path) -> None:
             "is no regular file" if path.exists() else "no such file",
             hint=f"leave {key} out to use the one of `hypercore guest build`",
         )
-    try:
-        if key == "kernel":
-            from hypercore.guest import check_kernel
+    if key == "kernel":
+        from hypercore.guest import check_kernel
 
-            check_kernel(path)
-        elif key == "drive":
-            from hypercore.guest import check_drive
+        check_kernel(path, table.where(key))
+    elif key == "drive":
+        from hypercore.guest import check_drive
 
-            check_drive(path)
-    except HypercoreError as exc:
-        raise type(exc)(f"{table.where(key)}: {exc.message}", hint=exc.hint) from exc
+        check_drive(path, table.where(key))
