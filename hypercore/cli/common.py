@@ -83,7 +83,7 @@ def with_engine(settings: Settings, work: "Callable[[Engine], Coroutine[Any, Any
 
 def notice(line: str) -> None:
     """A line for the user that is not the result."""
-    print(line, file=sys.stderr, flush=True)
+    print(_printable(line), file=sys.stderr, flush=True)
 
 
 def report(exc: BaseException, *, debug: bool) -> int:
@@ -99,7 +99,7 @@ def report(exc: BaseException, *, debug: bool) -> int:
         print(f"hint: {hint}", file=sys.stderr)
     detail = getattr(exc, "detail", "")
     if detail and isinstance(exc, HypercoreError):
-        print(detail.rstrip("\n"), file=sys.stderr)
+        print(_printable(detail.rstrip("\n")), file=sys.stderr)
     return code
 
 
@@ -125,7 +125,14 @@ def _described(exc: BaseException) -> tuple[str, str, int]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split("\n")).strip()
+    return _printable(" ".join(text.split("\n")).strip())
+
+
+def _printable(text: str) -> str:
+    """Consoles and agents of guests are quoted in errors: no control character may come through
+    to the user's terminal.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def print_json(value: object) -> None:

@@ -85,6 +85,11 @@ def test_mistakes(
     [
         (NotFound("a\nb", hint="c"), 66, "hypercore: a b\nhint: c\n"),
         (VmmError("died", detail="last\nwords"), 125, "hypercore: died\nlast\nwords\n"),
+        (
+            VmmError("\x1b]2;x\x07", detail="\x1b[2J\t"),
+            125,
+            "hypercore: \ufffd]2;x\ufffd\n\ufffd[2J\t\n",
+        ),
         (TaskError("no", exit_code=127), 127, "hypercore: no\n"),
         (KeyboardInterrupt(), 130, "hypercore: interrupted\n"),
         (click.exceptions.Exit(3), 3, ""),
