@@ -97,7 +97,9 @@ async def _cat(image: Path, path: str) -> str:
     assert child.stdout is not None
     try:
         async with asyncio.timeout(READ_TIMEOUT_S):
-            data = await child.stdout.read(MAX_FILE_BYTES)
+            data = b""
+            while len(data) < MAX_FILE_BYTES and (part := await child.stdout.read(65536)):
+                data += part
     except TimeoutError as exc:
         raise Unavailable(f"debugfs does not read {path} out of {image}") from exc
     finally:

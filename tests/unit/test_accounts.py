@@ -69,9 +69,10 @@ def test_the_image_is_read_only_when_needed(user: str, needed: bool) -> None:
 )
 def test_read_out_of_an_image(tmp_path: Path) -> None:
     (tmp_path / "root/etc").mkdir(parents=True)
-    (tmp_path / "root/etc/passwd").write_text(FILES.passwd)
+    passwd = FILES.passwd + "".join(f"u{n}:x:{n}:1::/:\n" for n in range(2000, 8000))
+    (tmp_path / "root/etc/passwd").write_text(passwd)
     image = tmp_path / "image"
     mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin")
     command = [mke2fs, "-q", "-t", "ext4", "-d", tmp_path / "root", image, "4M"]
     subprocess.run(command, check=True, timeout=60, stdin=subprocess.DEVNULL)
-    assert asyncio.run(accounts.read(image)) == Accounts(FILES.passwd, "")
+    assert asyncio.run(accounts.read(image)) == Accounts(passwd, "")
