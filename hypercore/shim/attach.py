@@ -123,7 +123,12 @@ class AttachClient:
     async def _attach(self) -> None:
         packet, fds = await self._receive()
         names = ("stdin", "stdout", "stderr")
-        attach = _decode(packet).attach if packet else None
+        try:
+            attach = _decode(packet).attach if packet else None
+        except InvalidArgument:
+            for fd in fds:
+                os.close(fd)
+            raise
         wanted = [name for name in names if attach is not None and getattr(attach, name)]
         for name, fd in zip(wanted, fds, strict=False):
             setattr(self.ends, name, fd)

@@ -336,6 +336,15 @@ def test_stdio_socket_refuses_clearly(shim):
     assert "malformed" in answer(b"\xff").message
     assert "Attach" in answer(stdio_pb.StdioRequest(resize=stdio_pb.Resize()).encode()).message
 
+    read_fd, write_fd = os.pipe()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(path)
+        socket.send_fds(sock, [b"\xff"], [write_fd])
+        os.close(write_fd)
+        assert "malformed" in stdio_pb.StdioReply.decode(sock.recv(65536)).error.message
+    assert select.select([read_fd], [], [], 10)[0], "the server keeps a fd it refused"
+    os.close(read_fd)
+
 
 def test_launcher_runs_the_cli_under_its_other_name(shim):
     done = subprocess.run(
