@@ -1,6 +1,7 @@
 """ttrpc client: many calls at once on one connection, each with its own deadline."""
 
 import asyncio
+import logging
 import socket
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ from hypercore.wire._frame import (
 from hypercore.wire.codec import Message
 from hypercore.wire.connection import Connection, Metadata, Stream, error_from_status
 
+logger = logging.getLogger(__name__)
+
 M = TypeVar("M", bound=Message)
 
 
@@ -31,6 +34,9 @@ class Client(Connection):
         super().__init__(max_length)
         self._next_id = 1
         self._pending: dict[int, asyncio.Future[bytes]] = {}
+        self._given_up = 0
+        """calls nobody waits for any more, whose answers may still come"""
+        self._has_streamed = False
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -93,7 +99,7 @@ class Client(Connection):
             self.write(frame)
             return await answer
         finally:
-            self._pending.pop(stream_id, None)
+            self._give_up(stream_id)
             if timer is not None:
                 timer.cancel()
 
@@ -131,6 +137,7 @@ class Client(Connection):
         """
         if self.transport is None:
             raise Unavailable(f"{method}: the ttrpc connection was closed")
+        self._has_streamed = True
         stream = Stream(self, self._take_id(), self._stream_dropped)
         self.streams[stream.stream_id] = stream
         flags = REMOTE_OPEN if first is None else REMOTE_CLOSED
@@ -163,6 +170,7 @@ class Client(Connection):
             return
         stream = self.streams.get(stream_id)
         if stream is None:
+            self._stray()
             return
         if body is None:
             stream.drop()
@@ -189,8 +197,26 @@ class Client(Connection):
         self._next_id += 2
         return stream_id
 
-    def _expire(self, stream_id: int, method: str, timeout_s: float) -> None:
+    def _give_up(self, stream_id: int) -> asyncio.Future[bytes] | None:
+        """Forget a call if it is not answered yet."""
         answer = self._pending.pop(stream_id, None)
+        if answer is not None:
+            self._given_up += 1
+        return answer
+
+    def _stray(self) -> None:
+        """A frame for nobody. Streams may get any number after their end; unary calls one each,
+        and a guest that sends more would only cost all guests' server its time.
+        """
+        if self._has_streamed:
+            return
+        self._given_up -= 1
+        if self._given_up == -1:  # later frames of the same piece are below it
+            logger.warning("a ttrpc peer answers what it was not asked: disconnected")
+            self.abort()
+
+    def _expire(self, stream_id: int, method: str, timeout_s: float) -> None:
+        answer = self._give_up(stream_id)
         if answer is not None and not answer.done():
             answer.set_exception(DeadlineExceeded(f"{method}: no answer within {timeout_s:g} s"))
 

@@ -154,6 +154,28 @@ def test_a_call_answered_out_of_turn_ends(run):
     run(main())
 
 
+def test_a_peer_that_answers_what_was_not_asked_is_disconnected(run):
+    async def main():
+        ours, theirs = socket.socketpair()
+        client = await Client.over(ours)
+        with theirs:
+            with pytest.raises(DeadlineExceeded):
+                await call(client, timeout_s=0.01)
+            pending = asyncio.ensure_future(call(client))
+            await asyncio.sleep(0)
+            late = encode_frame(1, 2, 0, b"")
+            theirs.sendall(late + encode_frame(3, 2, 0, b""))
+            assert await pending == PidsResponse()
+            pending = asyncio.ensure_future(call(client))
+            await asyncio.sleep(0)
+            theirs.sendall(late)
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(pending, 4)
+        await client.closed
+
+    run(main())
+
+
 def test_closed_connection_ends_everything(run, tmp_path):
     started = asyncio.Event()
     ended = []
