@@ -235,9 +235,9 @@ def _copy_out(source_fd: int, target_fd: int, skip_bytes: int) -> None:
                         return
                     continue
                 except OSError as exc:
-                    if exc.errno != errno.EINVAL:
+                    if exc.errno not in (errno.EINVAL, errno.EAGAIN):
                         raise
-                    splice = False  # a terminal, or a file opened for appending
+                    splice = False  # a terminal, a file opened for appending, or non-blocking
             data = os.read(source_fd, CHUNK_BYTES)
             if not data:
                 return
@@ -281,6 +281,8 @@ async def _feed(
                 if stop_fd in ready:
                     return
                 data = _read_stdin()
+                if data is None:
+                    continue
                 passed, complete = keys.feed(data) if data else (b"", False)
                 if passed:
                     _write_all(target_fd, passed)
@@ -309,11 +311,12 @@ async def _feed(
         leave.future.cancel()
 
 
-def _read_stdin() -> bytes:
+def _read_stdin() -> bytes | None:
+    """None if there is nothing after all: who shares a non-blocking stdin was faster."""
     try:
         return os.read(0, CHUNK_BYTES)
     except BlockingIOError:
-        return b""
+        return None
     except OSError as exc:
         if exc.errno != errno.EIO:  # our terminal is gone
             raise

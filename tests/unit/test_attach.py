@@ -179,6 +179,27 @@ def test_output_goes_to_files_and_files_opened_for_appending(tmp_path: Path) -> 
         assert (tmp_path / mode).stat().st_size == 200_000
 
 
+def test_output_goes_into_a_pipe_that_somebody_made_non_blocking(tmp_path: Path) -> None:
+    size = 3_000_000
+
+    def script(peer: Peer) -> None:
+        peer.write("stdout", b"x" * size)
+        peer.end(exit_status=0)
+
+    path = tmp_path / "stdio"
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    with open(read_fd, "rb") as ours, serving(path, script):
+        client = subprocess.Popen(client_argv(path), stdout=write_fd, stderr=subprocess.PIPE)
+        os.close(write_fd)
+        try:
+            assert len(ours.read()) == size
+            assert client.wait(DEADLINE_S) == 0
+        finally:
+            client.kill()
+            client.communicate()
+
+
 def test_bytes_that_are_skipped(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         peer.write("stdout", b"0123456789" * 30_000)
