@@ -289,6 +289,26 @@ static int open_sockets(struct hc_open *o, int netns_fd, int protocol, int want_
     return o->err;
 }
 
+static void *unshare_there(void *arg)
+{
+    int *fd = arg;
+    *fd = unshare(CLONE_NEWNET) < 0 ? -1 : open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+    if (*fd < 0)
+        *fd = -errno;
+    return NULL;
+}
+
+/* fd of a new network namespace, made by a thread that ends with it, or -errno. */
+static int netns_new(void)
+{
+    pthread_t thread;
+    int fd, err = pthread_create(&thread, NULL, unshare_there, &fd);
+    if (err)
+        return -err;
+    pthread_join(thread, NULL);
+    return fd;
+}
+
 /* -- the socket for nf_tables --
  *
  * Closing a NETLINK_NETFILTER socket waits for the RCU grace period of whatever anybody deleted

@@ -126,6 +126,7 @@ struct hc_tap {
     const void *mac;            /* of the host's side; NULL: the kernel's choice */
     const void *address4, *address6, *neighbour4, *neighbour6, *neighbour_mac;
     int prefix4, prefix6;
+    int existing;               /* ifindex of a link to configure instead of a new TAP, or 0 */
     int ifindex;                /* out */
     char note[HC_NOTE_SIZE];    /* out */
 };
@@ -194,17 +195,20 @@ static int tap_open(int tun_fd, const struct hc_tap *t)
     return 0;
 }
 
-/* fd of a new TAP that is up and configured, or -errno and nothing is left. */
+/* fd of a new TAP that is up and configured, or -errno and nothing is left. 0 for a link that was
+ * there already. */
 static int tap_create(struct hc_tap *t)
 {
     union { struct nlmsghdr align; char bytes[4096]; } out;
     struct hc_open o;
     struct hc_nl n;
-    int err = open_sockets(&o, t->netns_fd, NETLINK_ROUTE, 1);
+    int err = open_sockets(&o, t->netns_fd, NETLINK_ROUTE, !t->existing);
     if (err < 0)
         return err;
-    err = tap_open(o.tun_fd, t);
-    if (!err) {
+    t->ifindex = t->existing;
+    if (!t->existing)
+        err = tap_open(o.tun_fd, t);
+    if (!err && !t->existing) {
         t->ifindex = tap_index(o.nl_fd, t->name);
         err = t->ifindex < 0 ? t->ifindex : 0;
     }
@@ -217,6 +221,8 @@ static int tap_create(struct hc_tap *t)
     if (!err && t->persist && ioctl(o.tun_fd, TUNSETPERSIST, 1UL) < 0)
         err = -errno;
     close(o.nl_fd);
+    if (t->existing)
+        return err;
     if (!err)
         return o.tun_fd;
     close(o.tun_fd);

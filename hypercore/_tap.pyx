@@ -51,6 +51,7 @@ cdef extern from "_tap.h" nogil:
         const void *neighbour_mac
         int prefix4
         int prefix6
+        int existing
         int ifindex
         char note[128]
 
@@ -62,6 +63,7 @@ cdef extern from "_tap.h" nogil:
     void link_begin(hc_nl *, int, unsigned int)
     void link_delete(hc_nl *, int, uint32_t)
     int tap_create(hc_tap *)
+    int netns_new()
     void nft_batch(hc_nl *, int)
     void nft_element(hc_nl *, int, int, int, const char *, const char *, const void *, size_t,
                      const void *, size_t, const void *, size_t)
@@ -110,6 +112,7 @@ def create(
     int master=0,
     int redirect_to=0,
     int netns_fd=-1,
+    int existing=0,
 ):
     """Create a TAP, configure it and bring it up; return (fd, ifindex).
 
@@ -121,6 +124,9 @@ def create(
 
     The fd is non-blocking and CLOEXEC, speaks 12-byte virtio-net headers, and is the caller's. A
     device that is not persistent ends with the last copy of it.
+
+    With `existing`, the ifindex of a link of any kind, that one is configured instead; `name` is
+    for messages, and there is no fd: (-1, existing).
 
     Raises:
         OSError: EBUSY: the name is taken.
@@ -148,12 +154,24 @@ def create(
     t.neighbour_mac = _fixed(neighbour_mac, 6, "neighbour_mac")
     t.prefix4 = prefix4
     t.prefix6 = prefix6
+    t.existing = existing
     t.note[0] = 0
     with nogil:
         fd = tap_create(&t)
     if fd < 0:
-        _raise(fd, t.note, f"create TAP {name.decode('utf-8', 'replace')}")
-    return fd, t.ifindex
+        what = "configure link" if existing else "create TAP"
+        _raise(fd, t.note, f"{what} {name.decode('utf-8', 'replace')}")
+    return -1 if existing else fd, t.ifindex
+
+
+def new_netns():
+    """fd of a new network namespace, the caller's; it ends with the fd and what runs in it."""
+    cdef int fd
+    with nogil:
+        fd = netns_new()
+    if fd < 0:
+        _raise(fd, b"", "create a network namespace")
+    return fd
 
 
 cdef _delete(int ifindex, uint32_t group, int netns_fd):

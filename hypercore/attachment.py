@@ -19,7 +19,8 @@ class Attachment:
     """A microVM's end of the network.
 
     `tap_fd` is the caller's to hand to the VMM and to close; the TAP ends with its last copy.
-    Without a network: -1, and nothing to configure.
+    A VMM that opens its TAP by name gets `netns_fd`, the network namespace to run it in. Without
+    a network both are -1, and there is nothing to configure.
     """
 
     tap_name: str = ""
@@ -29,6 +30,7 @@ class Attachment:
     interfaces: tuple[Interface, ...] = ()
     dns_servers: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    netns_fd: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,19 @@ _AF_BRIDGE = 7
 _IFLA_PROTINFO, _IFLA_BRPORT_ISOLATED = 12, 33
 
 
-def attach(microvm_id: str, slot: int, spec: NetworkSpec) -> Attachment:
+def attach(microvm_id: str, slot: int, spec: NetworkSpec, tap_owner: int = -1) -> Attachment:
     """Create the TAP in its bridge; the table is in place."""
     bridge = find_bridge(_nic(spec.interface))
     mtu = uplink.mtu(spec.mtu, bridge)
     dns = resolver.choose(microvm_id, spec.dns, ipv6=True)
     mac = mac_of(microvm_id)
     element = nft.Element(ruleset.SENDERS, nft.ifname(tap.name_of(slot)) + nft.mac(mac))
-    layout = tap.Layout(group=ruleset.BRIDGED_GROUP, mtu=mtu, bridge_ifindex=bridge.ifindex)
+    layout = tap.Layout(
+        group=ruleset.BRIDGED_GROUP,
+        mtu=mtu,
+        bridge_ifindex=bridge.ifindex,
+        tap_owner=tap_owner,
+    )
     with (
         recorded(microvm_id, Record((element,))),
         tap.created(microvm_id, slot, layout) as made,
@@ -35,6 +40,7 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec) -> Attachment:
     return Attachment(
         tap_name=made.name,
         tap_fd=made.fd,
+        netns_fd=made.netns_fd,
         ifindex=made.ifindex,
         mac=mac.hex(":"),
         interfaces=(Interface(name=GUEST_NIC, mac=mac.hex(":"), mtu=mtu),),

@@ -36,7 +36,7 @@ from hypercore.proto import agent_pb
 from hypercore.providers.base import BootSpec, Feature, Probe, Provider, VmmCommand
 from hypercore.reclaim import reclaim
 from hypercore.spec import Disk, MicroVMSpec, RootDisks
-from hypercore.vmm_group import VmmExit, VmmGroup
+from hypercore.vmm_group import VMM, VmmExit, VmmGroup
 
 STREAM_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
@@ -256,13 +256,19 @@ class MicroVM:
             if self.spec.jail:
                 self._uid = self.config.uid_base + slot
             self.attachment = network.attach(
-                self.spec.microvm_id, slot, self.spec.network, self.config
+                self.spec.microvm_id,
+                slot,
+                self.spec.network,
+                self.config,
+                tap_owner=max(self._uid, 0) if provider.tap_by_name else -1,
             )
         with contextlib.ExitStack() as lent:  # fds that only the VMM keeps
             fds: dict[str, int] = {}
             if self.attachment.tap_fd >= 0:
                 lent.callback(os.close, self.attachment.tap_fd)
                 fds["tap"] = self.attachment.tap_fd
+            if self.attachment.netns_fd >= 0:
+                lent.callback(os.close, self.attachment.netns_fd)
             with self._timed("disks"):
                 disks = (files.drive, *self.root_disks)
                 _open_disks(disks, fds, lent)
@@ -411,7 +417,11 @@ class MicroVM:
         for command in commands:
             with self._timed(command.role):
                 await self._group.spawn(
-                    command, fds=fds, confinement=confinement, cgroup_fds=cgroup_fds
+                    command,
+                    fds=fds,
+                    confinement=confinement,
+                    cgroup_fds=cgroup_fds,
+                    netns_fd=self.attachment.netns_fd if command.role == VMM else -1,
                 )
         self._group.all_started()
 

@@ -42,7 +42,9 @@ class _Plan:
     guest6: bytes = b""
 
 
-def attach(microvm_id: str, slot: int, spec: NetworkSpec, pool: str) -> Attachment:
+def attach(
+    microvm_id: str, slot: int, spec: NetworkSpec, pool: str, tap_owner: int = -1
+) -> Attachment:
     """Create the TAP and open the rules for it; the table is in place."""
     way_out = uplink.find(spec.interface)
     nic = way_out.link
@@ -65,6 +67,7 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, pool: str) -> Attachme
         guest4=plan.guest4,
         guest6=plan.guest6,
         guest_mac=mac,
+        tap_owner=tap_owner,
     )
     with (
         recorded(microvm_id, Record(elements)),
@@ -74,6 +77,7 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, pool: str) -> Attachme
     return Attachment(
         tap_name=made.name,
         tap_fd=made.fd,
+        netns_fd=made.netns_fd,
         ifindex=made.ifindex,
         mac=mac.hex(":"),
         interfaces=(_interface(mac, plan, mtu),),

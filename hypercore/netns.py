@@ -32,7 +32,7 @@ _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-def attach(microvm_id: str, slot: int, spec: NetworkSpec) -> Attachment:
+def attach(microvm_id: str, slot: int, spec: NetworkSpec, tap_owner: int = -1) -> Attachment:
     """Create the TAP inside the namespace and connect it to the device there."""
     if spec.netns_path is None:
         raise InvalidArgument(
@@ -53,7 +53,11 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec) -> Attachment:
                 hint="another microVM may use this network namespace; remove it first",
             )
         layout = tap.Layout(
-            group=tap.REDIRECTED_GROUP, mtu=mtu, redirect_to=device.ifindex, netns_fd=netns_fd
+            group=tap.REDIRECTED_GROUP,
+            mtu=mtu,
+            redirect_to=device.ifindex,
+            netns_fd=netns_fd,
+            tap_owner=tap_owner,
         )
         with (
             recorded(microvm_id, Record(redirects=(redirect,))),
@@ -65,6 +69,7 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec) -> Attachment:
     return Attachment(
         tap_name=made.name,
         tap_fd=made.fd,
+        netns_fd=made.netns_fd,
         ifindex=made.ifindex,
         mac=mac,
         interfaces=(

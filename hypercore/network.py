@@ -77,8 +77,18 @@ def restore_host() -> None:
     host_settings.restore()
 
 
-def attach(microvm_id: str, slot: int, spec: NetworkSpec, config: HostConfig) -> Attachment:
+def attach(
+    microvm_id: str,
+    slot: int,
+    spec: NetworkSpec,
+    config: HostConfig,
+    *,
+    tap_owner: int = -1,
+) -> Attachment:
     """Create the network of a microVM; on failure nothing of it is left.
+
+    Args:
+        tap_owner: uid of a VMM that opens its TAP by name; -1: it gets the TAP's fd.
 
     Raises:
         InvalidArgument: an unknown mode or interface, naming what the host has.
@@ -90,12 +100,12 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, config: HostConfig) ->
                 return Attachment()
             case "nat":
                 _ensure(ruleset.ROUTED)
-                return nat.attach(microvm_id, slot, spec, config.network_pool)
+                return nat.attach(microvm_id, slot, spec, config.network_pool, tap_owner)
             case "bridge":
                 _ensure(ruleset.BRIDGED)
-                return bridge.attach(microvm_id, slot, spec)
+                return bridge.attach(microvm_id, slot, spec, tap_owner)
             case "netns":
-                return netns.attach(microvm_id, slot, spec)
+                return netns.attach(microvm_id, slot, spec, tap_owner)
     except OSError as exc:
         raise from_os_error(exc, f"attach microVM {microvm_id} to the network") from exc
     raise InvalidArgument(

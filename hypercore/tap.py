@@ -9,8 +9,9 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from hypercore import _tap, netlink, slots
+from hypercore import _tap, netlink, slots, vmm_netns
 from hypercore.errors import AlreadyExists
 from hypercore.ruleset import BRIDGED_GROUP
 
@@ -27,6 +28,8 @@ class Tap:
     name: str
     fd: int
     ifindex: int
+    netns_fd: int = -1
+    """namespace of a TAP that the VMM opens by name; `fd` is -1 then"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,25 @@ class Layout:
     bridge_ifindex: int = 0
     redirect_to: int = 0
     netns_fd: int = -1
+    tap_owner: int = -1
+    """uid of a VMM that opens its TAP by name; -1: it gets the TAP's fd"""
+
+    def settings(self) -> dict[str, Any]:
+        """What _tap.create is to do to the device."""
+        return {
+            "group": self.group,
+            "mtu": self.mtu,
+            "address4": self.host4,
+            "prefix4": 30,
+            "address6": self.host6,
+            "prefix6": 126,
+            "neighbour_mac": self.guest_mac,
+            "neighbour4": self.guest4,
+            "neighbour6": self.guest6,
+            "master": self.bridge_ifindex,
+            "redirect_to": self.redirect_to,
+            "netns_fd": self.netns_fd,
+        }
 
 
 def name_of(slot: int) -> str:
@@ -58,30 +80,24 @@ def is_ours(link: netlink.Link) -> bool:
 def created(microvm_id: str, slot: int, layout: Layout) -> Iterator[Tap]:
     """A new TAP that is up; it goes again if the block fails.
 
+    For a VMM that opens its TAP by name, what has the settings and the ifindex is the host's side
+    of it: vmm_netns.py tells.
+
     Raises:
         AlreadyExists: there is a device of its name.
         OSError: as _tap.create.
     """
     name = name_of(slot)
+    alias = _ALIAS_PREFIX + slots.tag(microvm_id)
     try:
-        fd, ifindex = _tap.create(
-            name.encode(),
-            group=layout.group,
-            alias=(_ALIAS_PREFIX + slots.tag(microvm_id)).encode(),
-            mtu=layout.mtu,
-            address4=layout.host4,
-            prefix4=30,
-            address6=layout.host6,
-            prefix6=126,
-            neighbour_mac=layout.guest_mac,
-            neighbour4=layout.guest4,
-            neighbour6=layout.guest6,
-            master=layout.bridge_ifindex,
-            redirect_to=layout.redirect_to,
-            netns_fd=layout.netns_fd,
-        )
+        if layout.tap_owner < 0:
+            fd, ifindex = _tap.create(name.encode(), alias=alias.encode(), **layout.settings())
+            made = Tap(name, fd, ifindex)
+        else:
+            fd, ifindex = vmm_netns.create(name, alias, layout)
+            made = Tap(name, -1, ifindex, netns_fd=fd)
     except OSError as exc:
-        if exc.errno != errno.EBUSY:
+        if exc.errno not in (errno.EBUSY, errno.EEXIST):
             raise
         taken = netlink.link(name, netns_fd=layout.netns_fd)
         raise AlreadyExists(
@@ -90,7 +106,7 @@ def created(microvm_id: str, slot: int, layout: Layout) -> Iterator[Tap]:
             hint="remove what is left of it: hypercore cleanup",
         ) from exc
     try:
-        yield Tap(name, fd, ifindex)
+        yield made
     except BaseException:
         os.close(fd)
         raise

@@ -102,12 +102,14 @@ def spawn(
     stderr_fd: int,
     confinement: Confinement | None,
     cgroup_fds: Sequence[int],
+    netns_fd: int = -1,
 ) -> VmmProcess:
     """Start one process; returns once it has been exec'ed.
 
     Args:
         fds: the fds its command names, by name; they stay the caller's.
         confinement: None: as root in the host's namespaces, for debugging.
+        netns_fd: network namespace to run it in; -1: an empty one, or the host's if unconfined.
 
     Raises:
         HypercoreError: it could not be started; the message names the step.
@@ -116,6 +118,9 @@ def spawn(
     places = [(fds[name], FIRST_FD + index) for index, name in enumerate(command.fds)]
     no_core = (resource.RLIMIT_CORE, 0, 0)
     open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    namespaces = NAMESPACES if confinement is not None else 0
+    if netns_fd >= 0:
+        namespaces &= ~_process.CLONE_NEWNET
     with contextlib.ExitStack() as nodes:
         jail = _render_jail(command, confinement, nodes) if confinement is not None else None
         try:
@@ -125,7 +130,8 @@ def spawn(
                 fds=[(stdout_fd, 1), (stderr_fd, 2), *places],
                 uid=confinement.uid if confinement else -1,
                 gid=confinement.gid if confinement else -1,
-                namespaces=NAMESPACES if confinement else 0,
+                namespaces=namespaces,
+                netns_fd=netns_fd,
                 cgroup_fds=cgroup_fds,
                 rlimits=(no_core, (resource.RLIMIT_NOFILE, open_files, open_files)),
                 root=jail,

@@ -74,6 +74,7 @@ class VmmGroup:
         fds: dict[str, int],
         confinement: vmm.Confinement | None,
         cgroup_fds: Sequence[int],
+        netns_fd: int = -1,
     ) -> None:
         """Start one process, and wait for the sockets it is to make.
 
@@ -100,6 +101,7 @@ class VmmGroup:
             stderr_fd=log.write_fd,
             confinement=confinement,
             cgroup_fds=cgroup_fds,
+            netns_fd=netns_fd,
         )
         self._processes.append(process)
         process.exited.add_done_callback(lambda _: self._on_exit(process))

@@ -107,6 +107,8 @@ def main() -> None:
         connection, _ = listener.accept()
         with connection:
             request, body = _receive(connection)
+            if not request:
+                continue
             match FAULTS.get(request):
                 case "refuse":
                     status, document = _fault("no luck today")
@@ -143,7 +145,10 @@ def _receive(connection: object) -> tuple[str, str]:
     """`METHOD /target` and the body of one request."""
     data = b""
     while b"\r\n\r\n" not in data:
-        data += connection.recv(65536)  # type: ignore[attr-defined]
+        chunk = connection.recv(65536)  # type: ignore[attr-defined]
+        if not chunk:
+            return "", ""
+        data += chunk
     head, _, body = data.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     length = next((int(x[15:]) for x in lines if x.lower().startswith("content-length:")), 0)

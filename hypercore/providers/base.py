@@ -125,6 +125,8 @@ class Provider(ABC):
 
     name: ClassVar[str]
     features: ClassVar[Feature]
+    tap_by_name: ClassVar[bool] = False
+    """opens its TAP by name, so it runs in a network namespace that has it; else it takes an fd"""
     poweroff: ClassVar[str]
     """what the agent does to end the VM: poweroff or reboot"""
 

@@ -47,6 +47,7 @@ INSTALL_HINT = (
 class FirecrackerProvider(Provider):
     name = "firecracker"
     features = Feature.PAUSE
+    tap_by_name = True
     poweroff = "reboot"
 
     def probe(self, config: HostConfig) -> Probe:
@@ -111,6 +112,7 @@ class FirecrackerProvider(Provider):
         return (command,)
 
     async def configure(self, boot: BootSpec, deadline: float) -> None:
+        await vmm_api.wait_until_serving(boot.paths.api_socket, deadline)
         for target, body in render_requests(boot):
             await vmm_api.request(boot.paths.api_socket, "PUT", target, body, deadline=deadline)
 
