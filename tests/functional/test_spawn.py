@@ -255,7 +255,7 @@ def test_stop_keeps_logs_until_rm(hypercore: Instance, shell_image: str) -> None
         wait_for_log(hypercore, microvm_id, "ready")
         refused = hypercore.run("rm", microvm_id, check=False)
         assert refused.code == 70, refused
-        assert "hypercore rm -f" in refused.err
+        assert "rm --force" in refused.err
         vmm = processes_of(hypercore, microvm_id)["vmm"]
 
         hypercore.run("stop", microvm_id)
