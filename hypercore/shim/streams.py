@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hypercore._pump import Event, Pump
-from hypercore.errors import StateError, from_os_error
+from hypercore.errors import HypercoreError, StateError, from_os_error
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,9 @@ DRAIN_STALL_S = 10.0
 
 MAX_BYTES = (1 << 63) - 1
 """What a count may be; the guest's word for it is not trusted."""
+
+ROTATE_RETRY_S = 1.0
+"""After a log could not be rotated, for want of file descriptors or space."""
 
 Listener = Callable[[int, int], None]
 """Gets the event's kind and value."""
@@ -73,11 +76,7 @@ class SegmentedLog:
 
     def open(self) -> int:
         """A new fd of the live segment, for appending."""
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            return os.open(self.path, flags, 0o600)
-        except OSError as exc:
-            raise from_os_error(exc, f"open {self.path}") from exc
+        return _open_log(self.path)
 
     def backlog(self) -> list[int]:
         """New fds of the renamed segments, the oldest first."""
@@ -88,14 +87,19 @@ class SegmentedLog:
         return fds
 
     def rotate(self) -> int:
-        """Rename the segments and return an fd of the new live one."""
-        names = [self.path, *(Path(f"{self.path}.{n}") for n in range(1, self._segments))]
-        for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(newer, older)
-        if self._segments == 1:
-            self.path.unlink(missing_ok=True)
-        return self.open()
+        """Rename the segments and return an fd of the new live one; on failure nothing changes."""
+        made = self.path.with_name(self.path.name + ".new")
+        fd = _open_log(made)
+        try:
+            names = [self.path, *(Path(f"{self.path}.{n}") for n in range(1, self._segments))]
+            for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(newer, older)
+            os.rename(made, self.path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 class Output:
@@ -140,12 +144,25 @@ class Output:
         elif kind == Event.EOF:
             _settle(self._ended)
         elif kind == Event.LOG_FULL and self._log is not None:
-            try:
-                self._hub.pump.rotate(self.number, self._log.rotate())
-            except Exception as exc:
-                logger.error("%s is not rotated: %s", self._log.path, exc)
+            self._rotate(self._log)
         elif kind == Event.LOG_ERROR and self._log is not None:
             logger.error("cannot write %s: %s; retrying", self._log.path, os.strerror(value))
+
+    def _rotate(self, log: SegmentedLog) -> None:
+        if self._finished:
+            return
+        try:
+            fd = log.rotate()
+        except (OSError, HypercoreError) as exc:
+            # The pump tells of a full segment once: without another try it grows without end.
+            logger.error("%s is not rotated: %s", log.path, exc)
+            asyncio.get_running_loop().call_later(ROTATE_RETRY_S, self._rotate, log)
+            return
+        try:
+            self._hub.pump.rotate(self.number, fd)
+        except BaseException:
+            os.close(fd)
+            raise
 
     @property
     def has_log(self) -> bool:
@@ -329,6 +346,14 @@ class ProcessIO:
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
+
+
+def _open_log(path: Path) -> int:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as exc:
+        raise from_os_error(exc, f"open {path}") from exc
 
 
 def _close(*fds: int) -> None:

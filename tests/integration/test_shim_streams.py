@@ -102,6 +102,30 @@ def children():
     return "".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
 
 
+def test_a_rotation_that_fails_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "ROTATE_RETRY_S", 0.01)
+    blocker = tmp_path / "log.new"
+    blocker.mkdir()
+
+    async def main():
+        async with running_hub() as hub:
+            inside, outside = guest()
+            output = Output(hub, outside, log=SegmentedLog(tmp_path / "log", 1000, 2))
+            inside.sendall(b"a" * 1500)
+            await output.drain(1500)
+            assert not (tmp_path / "log.1").exists()
+            blocker.rmdir()
+            await until((tmp_path / "log.1").exists)
+            inside.sendall(b"b" * 100)
+            await output.drain(1600)
+            inside.close()
+            output.close()
+        assert (tmp_path / "log").read_bytes() == b"b" * 100
+        assert (tmp_path / "log.1").read_bytes() == b"a" * 1500
+
+    uvloop.run(main())
+
+
 async def until(condition):
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - what it looks at tells nobody
