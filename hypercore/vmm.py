@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import select
 import signal
 import stat
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,10 @@ def spawn(
     Raises:
         HypercoreError: it could not be started; the message names the step.
     """
-    processes.record_intent(record_file, command.role)
+    try:
+        processes.record_intent(record_file, command.role)
+    except OSError as exc:
+        raise from_os_error(exc, f"write {record_file}") from exc
     places = [(fds[name], FIRST_FD + index) for index, name in enumerate(command.fds)]
     no_core = (resource.RLIMIT_CORE, 0, 0)
     open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
@@ -122,8 +126,8 @@ def spawn(
     if netns_fd >= 0:
         namespaces &= ~_process.CLONE_NEWNET
     with contextlib.ExitStack() as nodes:
-        jail = _render_jail(command, confinement, nodes) if confinement is not None else None
         try:
+            jail = _render_jail(command, confinement, nodes) if confinement is not None else None
             pid, pidfd = _process.spawn(
                 command.argv,
                 env=processes.environment(microvm_id),
@@ -143,10 +147,23 @@ def spawn(
     try:
         processes.record(record_file, command.role, pid)
         return VmmProcess(command.role, pid, pidfd)
-    except BaseException:
-        _process.send_signal(pidfd, signal.SIGKILL)
-        os.close(pidfd)
+    except BaseException as exc:
+        _end_unwatched(pidfd)
+        if isinstance(exc, OSError):
+            raise from_os_error(exc, f"write {record_file}") from exc
         raise
+
+
+def _end_unwatched(pidfd: int) -> None:
+    """End and collect a process that is watched by nobody yet: else it stays, as a zombie."""
+    try:
+        _process.send_signal(pidfd, signal.SIGKILL)
+        ended = select.poll()
+        ended.register(pidfd, select.POLLIN)
+        ended.poll(KILL_TIMEOUT_S * 1000)  # a moment: it has only just begun
+        _process.reap(pidfd)
+    finally:
+        os.close(pidfd)
 
 
 async def wait_for_paths(wanted: Sequence[Path], directory: Path) -> None:

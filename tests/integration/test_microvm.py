@@ -23,6 +23,7 @@ from hypercore.errors import (
     HypercoreError,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     Unavailable,
     VmmError,
 )
@@ -88,7 +89,11 @@ def _exists(pid: int) -> bool:
 
 
 def _environment(pid: int) -> dict[str, str]:
-    words = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    # exec ends the vfork when it has the new memory, a moment before the environment is in it
+    deadline = time.monotonic() + DEADLINE_S
+    while not (text := Path(f"/proc/{pid}/environ").read_text()):
+        assert time.monotonic() < deadline
+    words = text.split("\0")
     return dict(word.split("=", 1) for word in words if word)
 
 
@@ -246,6 +251,31 @@ def test_a_program_that_cannot_be_started_names_the_step(
                 NotFound, match=r"start vmm of microVM vm-test \(exec /nonexistent"
             ):
                 await _spawn(group, VmmCommand(role="vmm", argv=("/nonexistent",)))
+        finally:
+            await group.close()
+
+    run(body())
+
+
+def test_a_process_that_cannot_be_recorded_leaves_nothing(
+    files: MicroVMPaths,
+    run: Callable[[Awaitable[None]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[int] = []
+
+    def disk_is_full(file: Path, role: str, pid: int) -> None:
+        started.append(pid)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    monkeypatch.setattr(processes, "record", disk_is_full)
+
+    async def body() -> None:
+        group = VmmGroup(files)
+        try:
+            with pytest.raises(ResourceExhausted, match=f"cannot write {files.processes}"):
+                await _spawn(group, VmmCommand(role="vmm", argv=(SLEEP, "1000")))
+            assert not _exists(started[0]), "not even a zombie"
         finally:
             await group.close()
 
