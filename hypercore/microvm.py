@@ -293,6 +293,9 @@ class MicroVM:
                 deadline,
                 f"its agent did not call within {timeout_s:g} s",
             )
+            # Calls that nobody takes fill the backlog, and vhost-device-vsock waits in connect
+            # for room there: a container could cut its guest off.
+            listener.close()
         with self._timed("hello"):
             await self._say_hello(provider, connection)
 

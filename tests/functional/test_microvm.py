@@ -126,6 +126,12 @@ def test_a_vmm_is_confined(run: Run) -> None:
             assert microvm.hello.version == 1
             for role, process in _recorded().items():
                 _check_confinement(role, process.pid)
+            for listener in microvm.files.vmm_dir.glob("v.sock_*"):
+                with (
+                    socket.socket(socket.AF_UNIX) as dial,
+                    pytest.raises(ConnectionRefusedError),
+                ):
+                    dial.connect(str(listener))
 
     run(body())
 
