@@ -1,0 +1,349 @@
+"""Write EROFS images of host files and directories. Not for reading them, nor for mounting.
+
+Uncompressed, so that file data is copied by the kernel (shared extents where the filesystem has
+them) and the guest reads it in place. One pass looks at the tree and numbers its inodes, a second
+writes. Everything here waits for disks: in async code call it in a thread.
+
+Format: Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h of Linux.
+"""
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hypercore.errors import InvalidArgument, from_os_error
+
+BLOCK = 4096
+MAX_INODES = 500_000
+
+_MAGIC = 0xE0F5E1E2
+_SUPERBLOCK_AT = 1024
+_SUPERBLOCK = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24x")
+_INODE = struct.Struct("<HHHHQIIIIQII16x")
+_DIRENT = struct.Struct("<QHBB")
+_EXTENDED_PLAIN = 1
+"""i_format: 64-byte inode, data in whole blocks of its own"""
+_SLOT = 32
+_XATTR_HEADER = 12
+_XATTR_ENTRY = struct.Struct("<BBH")
+_XATTR_INDEXES = (("user.", 1), ("trusted.", 4), ("security.", 6))
+_TYPES = {
+    stat.S_IFREG: 1,
+    stat.S_IFDIR: 2,
+    stat.S_IFCHR: 3,
+    stat.S_IFBLK: 4,
+    stat.S_IFIFO: 5,
+    stat.S_IFSOCK: 6,
+    stat.S_IFLNK: 7,
+}
+
+
+@dataclass(slots=True)
+class _Inode:
+    """One file of the image. `path` is where its bytes come from; "" for the image's root."""
+
+    path: str
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    rdev: int = 0
+    size: int = 0
+    links: int = 1
+    xattrs: bytes = b""
+    target: bytes = b""
+    entries: "dict[bytes, _Inode]" = field(default_factory=dict)
+    parent: "_Inode | None" = None
+    nid: int = 0
+    block: int = 0
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // BLOCK)
+
+
+def write(image: Path, sources: Sequence[tuple[str, Path]], *, max_bytes: int) -> None:
+    """Write `image`, a new file, with each source (file or directory) under its name in the root.
+
+    Symbolic links are kept, not followed, but for a source itself; hard links stay links; owners,
+    modes, times and extended attributes are kept. On failure no file is left.
+
+    Args:
+        max_bytes: of file data.
+
+    Raises:
+        InvalidArgument: a source is missing or neither file nor directory, or there is too much.
+        ResourceExhausted: the disk is full.
+    """
+    tree = _Tree(max_bytes)
+    root = _Inode("", stat.S_IFDIR | 0o755)
+    for name, source in sources:
+        root.entries[os.fsencode(name)] = tree.source(source, root)
+    _write_tree(image, root)
+
+
+def write_directory(image: Path, directory: Path, *, max_bytes: int) -> None:
+    """Write `image`, a new file, whose root is `directory`. See write."""
+    root = _Tree(max_bytes).source(directory, None)
+    if not root.is_dir:
+        raise InvalidArgument(f"{directory} is no directory")
+    _write_tree(image, root)
+
+
+class _Tree:
+    """The look at the host's files; counts what it has seen."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._inodes = 0
+        self._known: dict[tuple[int, int], _Inode] = {}
+
+    def source(self, path: Path, parent: _Inode | None) -> _Inode:
+        try:
+            resolved = os.path.realpath(path, strict=True)
+            top = self._look(resolved, os.lstat(resolved), parent)
+            waiting = [top]
+            while waiting:
+                directory = waiting.pop()
+                if directory.is_dir:
+                    waiting += self._fill(directory)
+        except FileNotFoundError as exc:
+            raise InvalidArgument(f"{exc.filename} does not exist") from exc
+        except OSError as exc:
+            raise from_os_error(exc, f"read {exc.filename or path}") from exc
+        if not (top.is_dir or stat.S_ISREG(top.mode)):
+            raise InvalidArgument(f"{path} is neither a file nor a directory")
+        return top
+
+    def _fill(self, directory: _Inode) -> list[_Inode]:
+        """Read its entries; returns those not seen before."""
+        fresh = []
+        with os.scandir(directory.path) as listing:
+            for entry in listing:
+                status = entry.stat(follow_symlinks=False)
+                key = (status.st_dev, status.st_ino)
+                known = self._known.get(key) if status.st_nlink > 1 else None
+                if known is not None and not known.is_dir:
+                    known.links += 1
+                    found = known
+                else:
+                    found = self._look(entry.path, status, directory)
+                    fresh.append(found)
+                    if status.st_nlink > 1:
+                        self._known[key] = found
+                directory.entries[os.fsencode(entry.name)] = found
+        directory.links = 2 + sum(child.is_dir for child in directory.entries.values())
+        return fresh
+
+    def _look(self, path: str, status: os.stat_result, parent: _Inode | None) -> _Inode:
+        made = _Inode(
+            path,
+            status.st_mode,
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            status.st_rdev,
+            parent=parent,
+            xattrs=_xattrs(path),
+        )
+        if stat.S_ISLNK(made.mode):
+            made.target = os.fsencode(os.readlink(path))
+            made.size = len(made.target)
+        elif stat.S_ISREG(made.mode):
+            made.size = status.st_size
+            self._bytes += made.size
+        self._inodes += 1
+        if self._bytes > self._max_bytes or self._inodes > MAX_INODES:
+            raise InvalidArgument(
+                f"more than {self._max_bytes >> 20} MiB or {MAX_INODES} files, up to {path}"
+            )
+        return made
+
+
+def _xattrs(path: str) -> bytes:
+    """The extended attributes as they follow the inode; empty without any."""
+    packed = b""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        for name in names:
+            for prefix, index in _XATTR_INDEXES:
+                if name.startswith(prefix):
+                    short = os.fsencode(name[len(prefix) :])
+                    value = os.getxattr(path, name, follow_symlinks=False)
+                    entry = _XATTR_ENTRY.pack(len(short), index, len(value)) + short + value
+                    packed += entry + bytes(-len(entry) % 4)
+    except OSError:
+        return b""  # a filesystem without them, or one that lost its right to tell
+    return bytes(_XATTR_HEADER) + packed if packed else b""
+
+
+def _write_tree(image: Path, root: _Inode) -> None:
+    inodes = _number(root)
+    directories = {id(node): _directory_blocks(node) for node in inodes if node.is_dir}
+    for node in inodes:
+        if node.is_dir:
+            node.size = len(directories[id(node)])
+    last = inodes[-1]
+    block = -(-(last.nid * _SLOT + _INODE.size + len(last.xattrs)) // BLOCK)
+    for node in inodes:
+        if node.size:
+            node.block = block
+            block += node.blocks
+    if block >= 1 << 32:
+        raise InvalidArgument("more data than an EROFS image can address")
+    try:
+        fd = os.open(image, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, block * BLOCK)
+            os.pwrite(fd, _superblock(root, len(inodes), block), _SUPERBLOCK_AT)
+            _write_inodes(fd, inodes)
+            for node in inodes:
+                if node.is_dir:
+                    _pwrite(fd, directories[id(node)], node.block * BLOCK)
+                elif node.target:
+                    _pwrite(fd, node.target, node.block * BLOCK)
+                elif node.size:
+                    _copy(node, fd)
+        except BaseException:
+            os.unlink(image)
+            raise
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise from_os_error(exc, f"write {image}") from exc
+
+
+def _number(root: _Inode) -> list[_Inode]:
+    """All inodes, each once, the root first; gives them their numbers, which are places."""
+    ordered: list[_Inode] = []
+    seen: set[int] = set()
+    waiting = [root]
+    place = _SUPERBLOCK_AT + _SUPERBLOCK.size
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        place = -(-place // _SLOT) * _SLOT
+        node.nid = place // _SLOT
+        place += _INODE.size + len(node.xattrs)
+        ordered.append(node)
+        waiting += node.entries.values()
+    return ordered
+
+
+def _superblock(root: _Inode, inodes: int, blocks: int) -> bytes:
+    uuid = os.urandom(16)
+    return _SUPERBLOCK.pack(
+        _MAGIC, 0, 0, 12, 0, root.nid, inodes, 0, 0, blocks, 0, 0, uuid, b"",
+        0, 0, 0, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def _write_inodes(fd: int, inodes: Sequence[_Inode]) -> None:
+    start = inodes[0].nid * _SLOT
+    table = bytearray()
+    for number, node in enumerate(inodes, 1):
+        table += bytes(node.nid * _SLOT - start - len(table))
+        is_device = stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode)
+        table += _INODE.pack(
+            _EXTENDED_PLAIN,
+            (len(node.xattrs) - _XATTR_HEADER) // 4 + 1 if node.xattrs else 0,
+            node.mode,
+            0,
+            node.size,
+            _encode_device(node.rdev) if is_device else node.block,
+            number,
+            node.uid,
+            node.gid,
+            node.mtime_ns // 10**9 & 0xFFFFFFFFFFFFFFFF,
+            node.mtime_ns % 10**9,
+            node.links,
+        )
+        table += node.xattrs
+    _pwrite(fd, bytes(table), start)
+
+
+def _encode_device(rdev: int) -> int:
+    major, minor = os.major(rdev), os.minor(rdev)
+    return (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
+
+
+def _directory_blocks(node: _Inode) -> bytes:
+    """Its entries, sorted, packed block by block: the kernel searches by halves."""
+    parent = node.parent or node
+    entries = [(b".", node), (b"..", parent), *node.entries.items()]
+    blocks = b""
+    batch: list[tuple[bytes, _Inode]] = []
+    used = 0
+    for name, child in sorted(entries, key=lambda item: item[0]):
+        if used + _DIRENT.size + len(name) > BLOCK:
+            blocks += _directory_block(batch).ljust(BLOCK, b"\0")
+            batch, used = [], 0
+        batch.append((name, child))
+        used += _DIRENT.size + len(name)
+    return blocks + _directory_block(batch)
+
+
+def _directory_block(batch: Sequence[tuple[bytes, _Inode]]) -> bytes:
+    offset = len(batch) * _DIRENT.size
+    head = b""
+    for name, child in batch:
+        head += _DIRENT.pack(child.nid, offset, _TYPES[stat.S_IFMT(child.mode)], 0)
+        offset += len(name)
+    return head + b"".join(name for name, _ in batch)
+
+
+def _pwrite(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
+
+
+def _copy(node: _Inode, fd: int) -> None:
+    """Copy a file's data, without its holes."""
+    source = os.open(node.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        base = node.block * BLOCK
+        for start, end in _data_of(source, node.size):
+            while start < end:
+                done = _copy_range(source, fd, start, base + start, end - start)
+                if not done:
+                    raise InvalidArgument(f"{node.path} became shorter while it was copied")
+                start += done
+    finally:
+        os.close(source)
+
+
+def _data_of(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where its data is, as (start, end); the rest are holes."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:  # no data after `end`
+                raise
+            return
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start, end
+
+
+def _copy_range(source: int, target: int, start: int, to: int, count: int) -> int:
+    """Bytes copied; by the kernel where both filesystems let it."""
+    try:
+        return os.copy_file_range(source, target, count, start, to)
+    except OSError:  # EXDEV, EOPNOTSUPP, EINVAL for pseudo files; a real fault comes again below
+        data = os.pread(source, min(count, 1 << 20), start)
+        _pwrite(target, data, to)
+        return len(data)

@@ -1,0 +1,123 @@
+"""EROFS images as we write them, read by the kernel."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hypercore import _blockio, erofs
+from hypercore.errors import InvalidArgument
+
+pytestmark = pytest.mark.usefixtures("root")
+MIB = 1 << 20
+
+
+@contextmanager
+def mounted(image: Path) -> Iterator[Path]:
+    where = image.with_suffix(".mounted")
+    where.mkdir()
+    subprocess.run(["mount", "-t", "erofs", "-o", "ro,loop", image, where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)
+
+
+def described(path: Path, above: Path) -> tuple[object, ...]:
+    status = path.lstat()
+    content: object = None
+    if path.is_symlink():
+        content = os.readlink(path)
+    elif path.is_file():
+        content = path.read_bytes()
+    return (
+        str(path.relative_to(above)),
+        oct(status.st_mode),
+        status.st_uid,
+        status.st_gid,
+        status.st_mtime_ns,
+        status.st_rdev,
+        status.st_nlink,
+        0 if path.is_dir() else status.st_size,
+        content,
+        sorted((name, os.getxattr(path, name, follow_symlinks=False)) for name in xattrs(path)),
+    )
+
+
+def xattrs(path: Path) -> list[str]:
+    return os.listxattr(path, follow_symlinks=False)
+
+
+def tree(path: Path) -> list[tuple[object, ...]]:
+    return sorted(described(p, path) for p in (path, *path.rglob("*")))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    top = tmp_path / "source"
+    (top / "empty").mkdir(parents=True, mode=0o700)
+    many = top / "many"
+    many.mkdir()
+    for number in range(300):
+        (many / f"{number}-{'n' * (number % 240)}").write_text(str(number))
+    (top / "data").write_bytes(os.urandom(MIB + 7))
+    os.link(top / "data", many / "linked")
+    (top / "empty file").touch()
+    (top / "link").symlink_to("many/linked")
+    os.mkfifo(top / "fifo", 0o640)
+    os.mknod(top / "device", 0o600 | 0o020000, os.makedev(10, 777))
+    with (top / "sparse").open("wb") as file:
+        file.truncate(5 * MIB)
+        file.seek(3 * MIB)
+        file.write(b"island")
+    os.chown(top / "many", 1000, 70000)
+    os.chmod(top / "data", 0o4711)
+    os.utime(top / "data", ns=(0, 1_000_000_000_123_456_789))
+    os.setxattr(top / "many", "user.long", b"v" * 1000)
+    os.setxattr(top / "many", "user.short", b"")
+    os.setxattr(top / "data", "trusted.overlay.opaque", b"y")
+    return top
+
+
+def test_the_kernel_finds_all_that_was_there(source: Path, tmp_path: Path):
+    image = tmp_path / "x.erofs"
+    erofs.write_directory(image, source, max_bytes=64 * MIB)
+    with mounted(image) as seen:
+        assert tree(seen) == tree(source)
+    assert image.stat().st_blocks * 512 < 4 * MIB  # holes stay holes
+
+
+def test_several_sources_get_names_and_links_are_followed_only_at_the_top(
+    source: Path, tmp_path: Path
+):
+    alias = tmp_path / "alias"
+    alias.symlink_to(source / "data")
+    image = tmp_path / "x.erofs"
+    erofs.write(image, [("0", source), ("1", alias)], max_bytes=64 * MIB)
+    with mounted(image) as seen:
+        assert {path.name for path in seen.iterdir()} == {"0", "1"}
+        assert (seen / "1").read_bytes() == (source / "data").read_bytes()
+        assert (seen / "0" / "link").is_symlink()
+
+
+def test_its_size_is_what_its_superblock_says(source: Path, tmp_path: Path):
+    image = tmp_path / "x.erofs"
+    erofs.write_directory(image, source, max_bytes=64 * MIB)
+    fd = os.open(image, os.O_RDONLY)
+    try:
+        kind, block_size, size_bytes, _ = _blockio.probe_image(fd)
+    finally:
+        os.close(fd)
+    assert (kind, block_size, size_bytes) == ("erofs", 4096, image.stat().st_size)
+
+
+@pytest.mark.parametrize("bad", ["missing", "device", "fifo", "too large"])
+def test_what_cannot_be_had_is_refused_and_leaves_no_file(bad: str, source: Path, tmp_path: Path):
+    image = tmp_path / "x.erofs"
+    name = "data" if bad == "too large" else bad
+    with pytest.raises(InvalidArgument, match=name):
+        erofs.write(image, [("0", source / name)], max_bytes=MIB)
+    assert not image.exists()
