@@ -110,6 +110,11 @@ class MicroVMPaths:
         return self.data / "upper.ext4"
 
     @property
+    def binds(self) -> Path:
+        """Image of the host files that are bound into the container."""
+        return self.data / "binds.erofs"
+
+    @property
     def stdout_log(self) -> Path:
         return self.data / "stdout.log"
 

@@ -91,11 +91,12 @@ class RootDisks:
 
     read_only: tuple[Disk, ...] = ()
     writable: Disk | None = None
+    binds: Disk | None = None
+    """copies of what config.json binds into the container; no part of the root"""
 
     def __iter__(self) -> Iterator[Disk]:
         yield from self.read_only
-        if self.writable is not None:
-            yield self.writable
+        yield from (disk for disk in (self.writable, self.binds) if disk is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ class CreateRequest(Message):
         "stdio",
         "files",
         "runtime",
+        "binds",
     )
     FIELDS = (
         Field(1, "container_id", STRING),
@@ -154,6 +155,7 @@ class CreateRequest(Message):
         Field(4, "stdio", MESSAGE, OPTIONAL, Stdio),
         Field(5, "files", MESSAGE, REPEATED, InjectedFile),
         Field(6, "runtime", STRING),
+        Field(7, "binds", MESSAGE, OPTIONAL, RootDisk),
     )
 
 

@@ -123,6 +123,7 @@ class CreateRequest(Message):
     stdio: Stdio | None
     files: list[InjectedFile]
     runtime: str
+    binds: RootDisk | None
     def __init__(
         self,
         *,
@@ -132,6 +133,7 @@ class CreateRequest(Message):
         stdio: Stdio | None = ...,
         files: list[InjectedFile] = ...,
         runtime: str = ...,
+        binds: RootDisk | None = ...,
     ) -> None: ...
 
 class ProcessRequest(Message):

@@ -13,6 +13,7 @@ from typing import Any
 
 from hypercore.errors import InvalidArgument, from_os_error
 from hypercore.proto.agent_pb import InjectedFile
+from hypercore.shim.binds import HostBind
 
 GUEST_OCI_VERSION = "1.0.2"
 """crun before 1.9 refuses later ones ("unknown version specified")."""
@@ -29,6 +30,11 @@ _HOOKS = (
     *("startContainer", "poststart", "poststop"),
 )
 _PROCESS_DROPPED = ("apparmorProfile", "selinuxLabel", "oomScoreAdj")
+_BIND_DROPPED = (
+    *("bind", "rbind", "ro", "rw"),
+    *("shared", "rshared", "slave", "rslave", "private", "unbindable", "runbindable"),
+)
+"""Of a copy there is nothing to propagate."""
 _LINUX_DROPPED = ("mountLabel", "intelRdt", "rootfsPropagation", "personality")
 
 Document = dict[str, Any]
@@ -40,6 +46,7 @@ class GuestSpec:
 
     config: Document
     files: tuple[InjectedFile, ...]
+    binds: tuple[HostBind, ...] = ()
 
 
 def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
@@ -56,7 +63,7 @@ def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
     for name in ("vm", "windows", "solaris"):
         if name in config:
             raise InvalidArgument(f"config.json has a section {name!r}: it is not for Linux")
-    mounts, files = _mounts(config.get("mounts") or ())
+    mounts, files, binds = _mounts(config.get("mounts") or (), f"/run/hc/{container_id}/binds")
     for name in _LINUX_DROPPED:
         linux.pop(name, None)
     linux["namespaces"] = _namespaces(linux.get("namespaces") or ())
@@ -75,7 +82,7 @@ def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
     for name in ("hostname", "domainname"):
         if config.get(name):
             result[name] = config[name]
-    return GuestSpec(result, tuple(files))
+    return GuestSpec(result, tuple(files), tuple(binds))
 
 
 def network_files(
@@ -148,25 +155,31 @@ def _devices(devices: Sequence[Mapping[str, Any]]) -> list[Document]:
     ]
 
 
-def _mounts(mounts: Sequence[Mapping[str, Any]]) -> tuple[list[Document], list[InjectedFile]]:
+def _mounts(
+    mounts: Sequence[Mapping[str, Any]], guest_dir: str
+) -> tuple[list[Document], list[InjectedFile], list[HostBind]]:
+    """Mounts for the guest, files to inject, and what is to be found below `guest_dir`."""
     kept: list[Document] = []
     files: list[InjectedFile] = []
+    binds: list[HostBind] = []
     for mount in mounts:
         options = list(mount.get("options") or ())
         destination = os.path.normpath(mount.get("destination") or "/")
         kind = mount.get("type") or ""
         if kind == "bind" or "bind" in options or "rbind" in options:
             source = mount.get("source") or ""
-            if destination not in INJECTED:
-                raise InvalidArgument(
-                    f"bind mount of {source} on {destination}: host paths are not shared with a "
-                    "microVM",
-                    hint="only " + ", ".join(INJECTED) + " are copied into it",
-                )
-            files.append(InjectedFile(path=destination, mode=0o644, content=_read(source)))
-            continue
+            if destination in INJECTED:
+                files.append(InjectedFile(path=destination, mode=0o644, content=_read(source)))
+                continue
+            if not os.path.isabs(source):
+                raise InvalidArgument(f"bind mount of {source!r} on {destination}: relative path")
+            bind = HostBind(str(len(binds)), Path(source), destination)
+            binds.append(bind)
+            options = [o for o in options if o not in _BIND_DROPPED]
+            mount = {**mount, "type": "bind", "source": f"{guest_dir}/{bind.name}"}
+            options += ["bind", "ro"]
         kept.append({**mount, "options": [o for o in options if o not in ("rro", "rprivate")]})
-    return kept, files
+    return kept, files, binds
 
 
 def _read(source: str) -> bytes:

@@ -29,6 +29,10 @@ FEATURES = {
 }
 
 
+ANNOTATIONS = {"containerd.io/runtime-allow-mounts": "mkdir/*,format/*,erofs"}
+"""Mounts that containerd ≥ 2.2 hands over as they are, instead of mounting them on the host."""
+
+
 def runtime_info(version: str) -> RuntimeInfo:
     import json
 
@@ -36,6 +40,7 @@ def runtime_info(version: str) -> RuntimeInfo:
         name="io.containerd.hypercore.v1",
         version=RuntimeVersion(version=version),
         features=Any(type_url=FEATURES_TYPE_URL, value=json.dumps(FEATURES).encode()),
+        annotations=ANNOTATIONS,
     )
 
 

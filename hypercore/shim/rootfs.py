@@ -1,7 +1,7 @@
 """The rootfs mounts containerd hands over → the disks of a microVM (DESIGN "Root disks").
 
-Nothing is mounted on the host. A snapshot that may be written is the root itself; a read-only one
-gets a private disk over it, unless the container's root is read-only as well.
+Nothing is mounted on the host. A snapshot that may be written is the root itself; read-only ones
+get a private disk over them, unless the container's root is read-only as well.
 """
 
 import os
@@ -12,11 +12,15 @@ from hypercore import block
 from hypercore.errors import InvalidArgument, from_os_error
 from hypercore.paths import MicroVMPaths
 from hypercore.proto.types_pb import Mount
+from hypercore.shim import rootfs_layers
 from hypercore.spec import Disk, RootDisks
 
 LOWER_SERIAL = "hcroot"
 UPPER_SERIAL = "hcupper"
+MAX_LAYERS = 8
+"""Each is a disk, and VMMs have few places for disks (QEMU's microvm 24 for all devices)."""
 _HINT = "use the blockfile snapshotter, for example `ctr run --snapshotter blockfile`"
+_OPTIONS = frozenset({"loop", "ro", "rw", "noatime", "nodiratime", "relatime"})
 
 
 def root_disks(
@@ -30,26 +34,50 @@ def root_disks(
     """
     if not mounts:
         raise InvalidArgument("the container has no rootfs mount", hint=_HINT)
-    if len(mounts) > 1 or mounts[0].type != "ext4" or mounts[0].target not in ("", "/"):
+    layers = rootfs_layers.parse(mounts)
+    if layers is not None:
+        if len(layers.lower) > MAX_LAYERS:
+            raise InvalidArgument(
+                f"rootfs of {len(layers.lower)} erofs layers: a microVM takes {MAX_LAYERS}",
+                hint="use the blockfile snapshotter, or an image with fewer layers",
+            )
+        lower = tuple(
+            _disk(mount, f"{LOWER_SERIAL}{number}", read_only=True)
+            for number, mount in enumerate(layers.lower)
+        )
+        if layers.upper is not None and "ro" not in layers.upper.options:
+            upper = _disk(layers.upper, UPPER_SERIAL, read_only=False)
+            return RootDisks(read_only=lower, writable=upper)
+    elif len(mounts) == 1 and mounts[0].type == "ext4" and mounts[0].target in ("", "/"):
+        if "ro" not in mounts[0].options:
+            return RootDisks(writable=_disk(mounts[0], LOWER_SERIAL, read_only=False))
+        lower = (_disk(mounts[0], LOWER_SERIAL, read_only=True),)
+    else:
         shown = ", ".join(f"{m.type} {m.source}" for m in mounts)
         raise InvalidArgument(f"rootfs of mounts a microVM cannot take: {shown}", hint=_HINT)
-    mount = mounts[0]
-    unknown = set(mount.options) - {"loop", "ro", "rw", "noatime", "nodiratime", "relatime"}
+    if read_only:
+        return RootDisks(read_only=lower)
+    return RootDisks(read_only=lower, writable=_private_upper(paths.upper, upper_size_mib))
+
+
+def _disk(mount: Mount, serial: str, *, read_only: bool) -> Disk:
+    unknown = set(mount.options) - _OPTIONS
     if unknown:
         names = ", ".join(sorted(unknown))
         raise InvalidArgument(f"rootfs {mount.source}: mount options {names} are not supported")
     source = Path(mount.source)
     if not source.is_absolute():
         raise InvalidArgument(f"rootfs {mount.source!r} is no absolute path")
-    block.check_root_disk(source)
-    if "ro" not in mount.options:
-        return RootDisks(writable=Disk(source, LOWER_SERIAL, read_only=False))
-    view = Disk(source, LOWER_SERIAL, read_only=True)
-    if read_only:
-        return RootDisks(read_only=(view,))
-    if not os.path.lexists(paths.upper):
+    kind = block.check_root_disk(source)
+    if kind != mount.type:
+        raise InvalidArgument(f"rootfs {source} holds {kind}, not {mount.type}")
+    return Disk(source, serial, read_only=read_only, fs_type=kind)
+
+
+def _private_upper(path: Path, size_mib: int) -> Disk:
+    if not os.path.lexists(path):
         try:
-            block.create_upper(paths.upper, upper_size_mib)
+            block.create_upper(path, size_mib)
         except OSError as exc:
-            raise from_os_error(exc, f"create {paths.upper}") from exc
-    return RootDisks(read_only=(view,), writable=Disk(paths.upper, UPPER_SERIAL, read_only=False))
+            raise from_os_error(exc, f"create {path}") from exc
+    return Disk(path, UPPER_SERIAL, read_only=False)

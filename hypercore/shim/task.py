@@ -7,6 +7,7 @@ runs in a task of asyncio that is owned here.
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import shutil
@@ -32,7 +33,7 @@ from hypercore.microvm import MicroVM
 from hypercore.proto import agent_pb
 from hypercore.proto import task_events_pb as events
 from hypercore.proto.task_pb import CreateTaskRequest, ExecProcessRequest
-from hypercore.shim import guest_spec, records, rootfs
+from hypercore.shim import binds, guest_spec, records, rootfs
 from hypercore.shim.events import timestamp
 from hypercore.shim.host import Host
 from hypercore.shim.process import KILLED, Exit, Process, State
@@ -159,12 +160,15 @@ class Task:
             self.paths.exit_record.unlink(missing_ok=True)
         except OSError as exc:
             raise from_os_error(exc, f"make {self.paths.data}") from exc
-        return rootfs.root_disks(
+        bound = self._guest.binds
+        disk = binds.disk(bound, self.paths.binds) if bound else None
+        root = rootfs.root_disks(
             request.rootfs,
             read_only=self._guest.config["root"]["readonly"],
             paths=self.paths,
             upper_size_mib=self.host.config.upper_size_mib,
         )
+        return dataclasses.replace(root, binds=disk)
 
     async def _boot(
         self, spec: MicroVMSpec, disks: RootDisks, undo: contextlib.AsyncExitStack
@@ -202,6 +206,7 @@ class Task:
                     self._guest, attachment.dns_servers, attachment.dns_search
                 )
             ),
+            binds=disk(disks.binds) if disks.binds else None,
         )
         try:
             await self.agent.create(request)
@@ -256,8 +261,7 @@ class Task:
         except Unavailable as exc:
             raise await self._explain(exc) from exc
         finally:
-            _settle(self.init.starting)
-            self.init.starting = None
+            _end_starting(self.init)
         await asyncio.to_thread(records.write, self.paths.timings, self.timings)
 
     async def _start_exec(self, process: Process) -> None:
@@ -278,7 +282,7 @@ class Task:
         except BaseException as exc:
             if process.state is State.CREATED:
                 process.end(Exit.now(255, reason=str(exc)))
-            _settle(process.starting)
+            _end_starting(process)
             if isinstance(exc, Unavailable):
                 raise await self._explain(exc) from exc
             raise
@@ -288,7 +292,7 @@ class Task:
         self._publish(
             events.TaskExecStarted(container_id=self.id, exec_id=process.exec_id, pid=guest_pid)
         )
-        _settle(process.starting)
+        _end_starting(process)
         self._own(self._watch_exec(process))
 
     def add_exec(self, request: ExecProcessRequest) -> None:
@@ -587,6 +591,12 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
     except asyncio.CancelledError:
         await asyncio.wait({work})
         raise
+
+
+def _end_starting(process: Process) -> None:
+    """Let go whoever waits for the start; how it went is in the process's state."""
+    _settle(process.starting)
+    process.starting = None
 
 
 def _settle(future: asyncio.Future[None] | None) -> None:

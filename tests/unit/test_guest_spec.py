@@ -1,11 +1,13 @@
 """config.json of the host → config.json for the guest."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from hypercore.errors import InvalidArgument, NotFound
 from hypercore.shim import guest_spec
+from hypercore.shim.binds import HostBind
 
 CONFIG = {
     "ociVersion": "1.2.0",
@@ -64,22 +66,38 @@ def test_the_host_document_is_not_changed():
     assert json.dumps(CONFIG) == before
 
 
-def test_files_are_copied_and_other_binds_refused_by_name(tmp_path):
+def test_three_files_of_the_host_are_injected(tmp_path):
     source = tmp_path / "r"
     source.write_bytes(b"nameserver 192.0.2.1\n")
     bind = {"destination": "/etc/resolv.conf", "type": "bind", "source": str(source)}
     spec = guest_spec.translate({**CONFIG, "mounts": [bind]}, "abc")
     assert spec.config["mounts"] == []
+    assert spec.binds == ()
     assert [(f.path, f.content) for f in spec.files] == [
         ("/etc/resolv.conf", b"nameserver 192.0.2.1\n")
     ]
     assert guest_spec.network_files(spec, ["192.0.2.9"], [])[0].content.endswith(b".1\n")
-
-    other = {"destination": "/data", "type": "none", "source": "/srv", "options": ["rbind"]}
-    with pytest.raises(InvalidArgument, match="bind mount of /srv on /data"):
-        translated(mounts=[other])
     with pytest.raises(NotFound, match="/nonexistent"):
         translated(mounts=[{**bind, "source": "/nonexistent"}])
+
+
+def test_other_binds_come_from_a_disk_and_are_read_only():
+    given = [
+        {"destination": "/data/", "type": "none", "source": "/srv", "options": ["rbind", "rw"]},
+        {"destination": "/x", "type": "bind", "source": "/f", "options": ["rshared", "nosuid"]},
+    ]
+    spec = guest_spec.translate({**CONFIG, "mounts": given}, "abc")
+    assert spec.binds == (
+        HostBind("0", Path("/srv"), "/data"),
+        HostBind("1", Path("/f"), "/x"),
+    )
+    first, second = spec.config["mounts"]
+    assert first["source"] == "/run/hc/abc/binds/0"
+    assert (first["type"], first["options"]) == ("bind", ["bind", "ro"])
+    assert second["source"] == "/run/hc/abc/binds/1"
+    assert second["options"] == ["nosuid", "bind", "ro"]
+    with pytest.raises(InvalidArgument, match="'srv' on /data: relative path"):
+        translated(mounts=[{**given[0], "source": "srv"}])
 
 
 def test_network_files():
