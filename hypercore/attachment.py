@@ -78,7 +78,7 @@ def read_record(microvm_id: str) -> Record:
         text = paths.MicroVMPaths(microvm_id).network.read_text()
     except FileNotFoundError:
         return Record()
-    for line in text.splitlines():
+    for line in text.split("\n")[:-1]:
         kind, _, rest = line.partition(" ")
         match kind, rest.split(" ", 3 if kind == "element" else 2):
             case "element", [family, name, key, data] if (family, name) in sets:

@@ -64,6 +64,10 @@ def test_record_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = paths.MicroVMPaths("vm-a").network
     path.write_text(path.read_text() + "element 1 of-another-version 00 \nelement 1")
     assert attachment.read_record("vm-a") == record
+    text = path.read_text()
+    for size in range(len(text)):  # a full disk, at any byte
+        path.write_text(text[:size])
+        attachment.read_record("vm-a")
     attachment.remove_record("vm-a")
     attachment.remove_record("vm-a")
     assert not path.exists()
