@@ -9,7 +9,12 @@ cdef extern from *:
     #if defined(__x86_64__)
     #include <x86intrin.h>
     #define HC_HAS_TSC 1
-    static inline uint64_t hc_tsc(void) { _mm_lfence(); uint64_t t = __rdtsc(); _mm_lfence(); return t; }
+    static inline uint64_t hc_tsc(void) {
+        _mm_lfence();
+        uint64_t t = __rdtsc();
+        _mm_lfence();
+        return t;
+    }
     #else
     #define HC_HAS_TSC 0
     static inline uint64_t hc_tsc(void) { return 0; }
