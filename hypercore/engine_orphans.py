@@ -36,11 +36,12 @@ AT_ONCE = 8
 async def cleanup(client: Client, *, everything: bool = False) -> list[str]:
     """Reclaim all of ours that is dead or that nothing refers to; what it was, one line each.
 
-    Dead is a microVM without a task: its shim died or the host was rebooted. Ended ones with a
-    task stay until `rm`.
+    Dead is a microVM without a task: its shim died, the host was rebooted, or its spawn never
+    came to an end. The last goes altogether; the others lose what they held while they ran and
+    keep disk and logs until `rm`, as ended ones do.
 
     Args:
-        everything: also microVMs that run or have ended.
+        everything: remove all microVMs, also those that run or have ended.
 
     Raises:
         HypercoreError: the first of what could not be reclaimed; the others are logged.
@@ -52,8 +53,10 @@ async def cleanup(client: Client, *, everything: bool = False) -> list[str]:
     async def delete(record: Record) -> None:
         async with places:
             try:
-                if everything or await _is_dead(client, record):
+                if everything:
                     done.extend(await delete_microvm(client, record.microvm_id))
+                elif await _is_dead(client, record):
+                    done.extend(await _reclaim_dead(client, record))
             except HypercoreError as exc:
                 failures.append(exc)
 
@@ -79,6 +82,16 @@ async def cleanup(client: Client, *, everything: bool = False) -> list[str]:
 
 def _is_to_be_removed(record: Record) -> bool:
     return record.remove and record.state not in ALIVE
+
+
+async def _reclaim_dead(client: Client, record: Record) -> list[str]:
+    where = paths.MicroVMPaths(paths.microvm_id(client.namespace, record.microvm_id))
+    if record.remove or not where.timings.exists():  # the shim writes those once it has booted
+        return await delete_microvm(client, record.microvm_id)
+    if not where.run.exists():
+        return []
+    await reclaim_until_gone(where.microvm_id)
+    return [f"run state of {record.microvm_id}"]
 
 
 async def _is_dead(client: Client, record: Record) -> bool:

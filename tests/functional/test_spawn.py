@@ -309,6 +309,14 @@ def test_death_of_the_vmm_is_seen_and_reclaimed(hypercore: Instance, shell_image
 def test_death_of_the_shim_server_is_reclaimed(expendable: Instance) -> None:
     microvm_id = expendable.spawn(SHELL_REF)
     vmm = processes_of(expendable, microvm_id)["vmm"]
+    expendable.run("exec", microvm_id, "sh", "-c", "echo kept >/kept; sync")
+    for pid in shim_servers(expendable):
+        os.kill(pid, signal.SIGKILL)
+    expendable.run("cleanup")
+    assert not lives(vmm)
+    expendable.boot("start", microvm_id)
+    assert expendable.run("exec", microvm_id, "cat", "/kept").out == "kept\n"
+    vmm = processes_of(expendable, microvm_id)["vmm"]
     for pid in shim_servers(expendable):
         os.kill(pid, signal.SIGKILL)
     expendable.run("cleanup", microvm_id)
