@@ -7,7 +7,7 @@ writes. Everything here waits for disks: in async code call it in a thread.
 Format: Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h of Linux.
 """
 
-import errno
+import contextlib
 import os
 import stat
 import struct
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hypercore.copying import copy_into, write_at
 from hypercore.errors import InvalidArgument, from_os_error
 
 BLOCK = 4096
@@ -44,10 +45,15 @@ _TYPES = {
 
 @dataclass(slots=True)
 class _Inode:
-    """One file of the image. `path` is where its bytes come from; "" for the image's root."""
+    """One file of the image. `path` is where its bytes come from; "" for the image's root.
+
+    `identity` is the device and inode that were looked at: who may write to the tree may put a
+    link in the path meanwhile.
+    """
 
     path: str
     mode: int
+    identity: tuple[int, int] = (0, 0)
     uid: int = 0
     gid: int = 0
     mtime_ns: int = 0
@@ -127,7 +133,7 @@ class _Tree:
     def _fill(self, directory: _Inode) -> list[_Inode]:
         """Read its entries; returns those not seen before."""
         fresh = []
-        with os.scandir(directory.path) as listing:
+        with _opened(directory) as fd, os.scandir(fd) as listing:
             for entry in listing:
                 status = entry.stat(follow_symlinks=False)
                 key = (status.st_dev, status.st_ino)
@@ -136,7 +142,8 @@ class _Tree:
                     known.links += 1
                     found = known
                 else:
-                    found = self._look(entry.path, status, directory)
+                    path = os.path.join(directory.path, entry.name)
+                    found = self._look(path, status, directory)
                     fresh.append(found)
                     if status.st_nlink > 1:
                         self._known[key] = found
@@ -148,6 +155,7 @@ class _Tree:
         made = _Inode(
             path,
             status.st_mode,
+            (status.st_dev, status.st_ino),
             status.st_uid,
             status.st_gid,
             status.st_mtime_ns,
@@ -208,9 +216,9 @@ def _write_tree(image: Path, root: _Inode) -> None:
             _write_inodes(fd, inodes)
             for node in inodes:
                 if node.is_dir:
-                    _pwrite(fd, directories[id(node)], node.block * BLOCK)
+                    write_at(fd, directories[id(node)], node.block * BLOCK)
                 elif node.target:
-                    _pwrite(fd, node.target, node.block * BLOCK)
+                    write_at(fd, node.target, node.block * BLOCK)
                 elif node.size:
                     _copy(node, fd)
         except BaseException:
@@ -270,7 +278,7 @@ def _write_inodes(fd: int, inodes: Sequence[_Inode]) -> None:
             node.links,
         )
         table += node.xattrs
-    _pwrite(fd, bytes(table), start)
+    write_at(fd, bytes(table), start)
 
 
 def _encode_device(rdev: int) -> int:
@@ -303,47 +311,21 @@ def _directory_block(batch: Sequence[tuple[bytes, _Inode]]) -> bytes:
     return head + b"".join(name for name, _ in batch)
 
 
-def _pwrite(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, offset)
-        view, offset = view[done:], offset + done
-
-
 def _copy(node: _Inode, fd: int) -> None:
     """Copy a file's data, without its holes."""
-    source = os.open(node.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with _opened(node) as source:
+        if copy_into(source, fd, node.block * BLOCK, node.size) != node.size:
+            raise InvalidArgument(f"{node.path} became shorter while it was copied")
+
+
+@contextlib.contextmanager
+def _opened(node: _Inode) -> Iterator[int]:
+    """The very file or directory that was looked at, whatever its path leads to now."""
+    fd = os.open(node.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        base = node.block * BLOCK
-        for start, end in _data_of(source, node.size):
-            while start < end:
-                done = _copy_range(source, fd, start, base + start, end - start)
-                if not done:
-                    raise InvalidArgument(f"{node.path} became shorter while it was copied")
-                start += done
+        status = os.fstat(fd)
+        if (status.st_dev, status.st_ino) != node.identity:
+            raise InvalidArgument(f"{node.path} was replaced while it was copied")
+        yield fd
     finally:
-        os.close(source)
-
-
-def _data_of(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where its data is, as (start, end); the rest are holes."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno != errno.ENXIO:  # no data after `end`
-                raise
-            return
-        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        yield start, end
-
-
-def _copy_range(source: int, target: int, start: int, to: int, count: int) -> int:
-    """Bytes copied; by the kernel where both filesystems let it."""
-    try:
-        return os.copy_file_range(source, target, count, start, to)
-    except OSError:  # EXDEV, EOPNOTSUPP, EINVAL for pseudo files; a real fault comes again below
-        data = os.pread(source, min(count, 1 << 20), start)
-        _pwrite(target, data, to)
-        return len(data)
+        os.close(fd)

@@ -121,3 +121,23 @@ def test_what_cannot_be_had_is_refused_and_leaves_no_file(bad: str, source: Path
     with pytest.raises(InvalidArgument, match=name):
         erofs.write(image, [("0", source / name)], max_bytes=MIB)
     assert not image.exists()
+
+
+@pytest.mark.parametrize("name", ["data", "many"])
+def test_a_link_put_in_the_way_while_copying_is_not_followed(
+    name: str, source: Path, tmp_path: Path
+):
+    """Who may write to what is bound must not get at what only root may read."""
+    secret, other, image = (tmp_path / each for each in ("secret", "other", "x.erofs"))
+    root = erofs._Tree(64 * MIB).source(source, None)
+    (source / name).rename(other)
+    if other.is_dir():
+        secret.mkdir()
+        for path in other.iterdir():
+            (secret / path.name).write_text("of root alone")
+        (source / name).symlink_to(secret)
+    else:
+        (source / name).write_text("another file")
+    with pytest.raises(InvalidArgument, match="was replaced while it was copied"):
+        erofs._write_tree(image, root)
+    assert not image.exists()
