@@ -6,8 +6,10 @@ cdef extern from *:
     #define _GNU_SOURCE
     #include <errno.h>
     #include <fcntl.h>
+    #include <linux/blkpg.h>
     #include <linux/openat2.h>
     #include <signal.h>
+    #include <sys/ioctl.h>
     #include <sys/mount.h>
     #include <sys/reboot.h>
     #include <sys/resource.h>
@@ -53,6 +55,13 @@ cdef extern from *:
         long fd = syscall(SYS_openat2, root_fd, path, &how, sizeof how);
         return fd < 0 ? -errno : fd;
     }
+    static long hc_add_partition(int fd, int number, long long start, long long length) {
+        struct blkpg_partition part = {.start = start, .length = length, .pno = number};
+        struct blkpg_ioctl_arg arg = {
+            .op = BLKPG_ADD_PARTITION, .datalen = sizeof part, .data = &part,
+        };
+        return ioctl(fd, BLKPG, &arg) < 0 ? -errno : 0;
+    }
     static long hc_load_module(int fd) {
         return syscall(SYS_finit_module, fd, "", 0) < 0 ? -errno : 0;
     }
@@ -70,6 +79,7 @@ cdef extern from *:
     void hc_drain(int fd) noexcept nogil
     long hc_splice(int source, int target, size_t size) noexcept nogil
     long hc_open_beneath(int root_fd, const char *path, int flags, unsigned mode) noexcept nogil
+    long hc_add_partition(int fd, int number, long long start, long long length) noexcept nogil
     long hc_load_module(int fd) noexcept nogil
     long hc_limit_files(unsigned long soft, unsigned long hard) noexcept nogil
     long hc_reboot(int how) noexcept nogil
@@ -119,6 +129,11 @@ def open_beneath(int root_fd, str path, int flags, unsigned mode=0):
     """Open `path` as a process chrooted to `root_fd` would. Returns a descriptor."""
     cdef bytes p = path.encode()
     return checked(hc_open_beneath(root_fd, p, flags, mode), path)
+
+
+def add_partition(int fd, int number, long long start, long long length):
+    """Make a part of a block device a device of its own, without a table on it."""
+    checked(hc_add_partition(fd, number, start, length), f"partition {number}")
 
 
 def load_module(int fd):

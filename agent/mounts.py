@@ -93,8 +93,8 @@ class Root:
         lowers = []
         for number, disk in enumerate(lower):
             target = f"{self.directory}/lower{number}"
-            yield from self._mount_disk(disk, target, False)
-            lowers.append(target)
+            yield from self._mount_disk(disk, target, False, number + 1)
+            lowers.append(f"lower{number}")
         upper = self.directory + "/upper"
         if root_disks.writable is not None:
             yield from self._mount_disk(root_disks.writable, upper, True)
@@ -102,13 +102,12 @@ class Root:
             files.make_dir(upper)
             self._do_mount("tmpfs", upper, "tmpfs", _sys.NODEV, "mode=0755")
         fresh = self._make_upper(upper)
-        self._do_mount(
-            "overlay",
-            self.path,
-            "overlay",
-            0,
-            f"lowerdir={':'.join(lowers)},upperdir={upper}/upper,workdir={upper}/work",
-        )
+        options = f"lowerdir={':'.join(lowers)},upperdir={upper}/upper,workdir={upper}/work"
+        posix.chdir(self.directory)  # mount(2) takes a page of options: many layers, short paths
+        try:
+            self._do_mount("overlay", self.path, "overlay", 0, options)
+        finally:
+            posix.chdir("/")
         if fresh:
             self._hide_lost_and_found()
 
@@ -128,7 +127,7 @@ class Root:
         except OSError:
             pass  # absent, or an image's own that is not empty
 
-    def _mount_disk(self, disk, target, writable):
+    def _mount_disk(self, disk, target, writable, part=1):
         if disk.fs_type not in FS_TYPES:
             raise RpcError(INVALID_ARGUMENT, f"fs_type {disk.fs_type!r} of disk {disk.serial}")
         deadline = time.monotonic() + DISK_DEADLINE_S
@@ -136,6 +135,8 @@ class Root:
             if time.monotonic() > deadline:
                 raise RpcError(FAILED_PRECONDITION, f"no disk with serial {disk.serial!r}")
             yield Sleep(0.01)
+        if disk.size_bytes:
+            device = _part_device(device, part, disk.offset_bytes, disk.size_bytes)
         files.make_dir(target)
         if writable:
             self._do_mount(device, target, disk.fs_type, _sys.NOATIME)
@@ -176,6 +177,19 @@ class Root:
             _replace(directory_fd, parts[-1], mode, content)
         finally:
             posix.close(directory_fd)
+
+
+def _part_device(device, number, offset, size):
+    """Path of the device that is this part of `device`."""
+    fd = posix.open(device, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        _sys.add_partition(fd, number, offset, size)
+    except OSError as exc:
+        if exc.errno != _EBUSY:  # there since an earlier container of this disk
+            raise
+    finally:
+        posix.close(fd)
+    return f"{device}{'p' if device[-1:].isdigit() else ''}{number}"
 
 
 def _make_directories(root_fd, parts):

@@ -110,6 +110,11 @@ class MicroVMPaths:
         return self.data / "upper.ext4"
 
     @property
+    def layers(self) -> Path:
+        """The layers of the root, one after the other, when they are too many for disks."""
+        return self.data / "layers.img"
+
+    @property
     def binds(self) -> Path:
         """Image of the host files that are bound into the container."""
         return self.data / "binds.erofs"

@@ -80,6 +80,8 @@ class Disk:
     serial: str
     read_only: bool
     fs_type: str = "ext4"
+    parts: tuple[tuple[int, int], ...] = ()
+    """offset and size of each filesystem in it, in bytes, the topmost first; empty: it is one"""
 
 
 @dataclass(frozen=True, slots=True)

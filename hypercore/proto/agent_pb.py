@@ -87,11 +87,15 @@ class RootDisk(Message):
         "serial",
         "fs_type",
         "writable",
+        "offset_bytes",
+        "size_bytes",
     )
     FIELDS = (
         Field(1, "serial", STRING),
         Field(2, "fs_type", STRING),
         Field(3, "writable", BOOL),
+        Field(4, "offset_bytes", UINT),
+        Field(5, "size_bytes", UINT),
     )
 
 

@@ -68,12 +68,16 @@ class RootDisk(Message):
     serial: str
     fs_type: str
     writable: bool
+    offset_bytes: int
+    size_bytes: int
     def __init__(
         self,
         *,
         serial: str = ...,
         fs_type: str = ...,
         writable: bool = ...,
+        offset_bytes: int = ...,
+        size_bytes: int = ...,
     ) -> None: ...
 
 class RootDisks(Message):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hypercore import block
+from hypercore import block, copying
 from hypercore.errors import InvalidArgument, from_os_error
 from hypercore.paths import MicroVMPaths
 from hypercore.proto.types_pb import Mount
@@ -17,8 +17,11 @@ from hypercore.spec import Disk, RootDisks
 
 LOWER_SERIAL = "hcroot"
 UPPER_SERIAL = "hcupper"
-MAX_LAYERS = 8
-"""Each is a disk, and VMMs have few places for disks (QEMU's microvm 24 for all devices)."""
+MAX_LAYER_DISKS = 8
+"""VMMs have few places for disks (QEMU's microvm 24 for all devices); more are packed into one."""
+MAX_LAYERS = 255
+"""Linux gives a disk so many parts."""
+_ALIGNMENT = 4096
 _HINT = "use the blockfile snapshotter, for example `ctr run --snapshotter blockfile`"
 _OPTIONS = frozenset({"loop", "ro", "rw", "noatime", "nodiratime", "relatime"})
 
@@ -45,6 +48,8 @@ def root_disks(
             _disk(mount, f"{LOWER_SERIAL}{number}", read_only=True)
             for number, mount in enumerate(layers.lower)
         )
+        if len(lower) > MAX_LAYER_DISKS:
+            lower = (_packed([disk.path for disk in lower], paths.layers),)
         if layers.upper is not None and "ro" not in layers.upper.options:
             upper = _disk(layers.upper, UPPER_SERIAL, read_only=False)
             return RootDisks(read_only=lower, writable=upper)
@@ -72,6 +77,31 @@ def _disk(mount: Mount, serial: str, *, read_only: bool) -> Disk:
     if kind != mount.type:
         raise InvalidArgument(f"rootfs {source} holds {kind}, not {mount.type}")
     return Disk(source, serial, read_only=read_only, fs_type=kind)
+
+
+def _packed(layers: Sequence[Path], image: Path) -> Disk:
+    """One disk with all layers in it, made anew."""
+    parts: list[tuple[int, int]] = []
+    offset = 0
+    try:
+        image.unlink(missing_ok=True)
+        target = os.open(image, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(target, 0o644)  # for the VMM's user; the directory is closed to others
+            for layer in layers:
+                source = os.open(layer, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    size = copying.copy_into(source, target, offset, os.fstat(source).st_size)
+                finally:
+                    os.close(source)
+                parts.append((offset, size // 512 * 512))
+                offset += -(-size // _ALIGNMENT) * _ALIGNMENT
+            os.ftruncate(target, offset)
+        finally:
+            os.close(target)
+    except OSError as exc:
+        raise from_os_error(exc, f"pack the layers of the root into {image}") from exc
+    return Disk(image, LOWER_SERIAL, read_only=True, fs_type="erofs", parts=tuple(parts))
 
 
 def _private_upper(path: Path, size_mib: int) -> Disk:

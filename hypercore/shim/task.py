@@ -39,7 +39,7 @@ from hypercore.shim.host import Host
 from hypercore.shim.process import KILLED, Exit, Process, State
 from hypercore.shim.streams import ProcessIO
 from hypercore.shim.taskio import open_io
-from hypercore.spec import ANNOTATION_PREFIX, MicroVMSpec, RootDisks, from_annotations
+from hypercore.spec import ANNOTATION_PREFIX, Disk, MicroVMSpec, RootDisks, from_annotations
 
 logger = logging.getLogger(__name__)
 
@@ -188,15 +188,19 @@ class Task:
 
         serial = self._microvm.disk_serial
 
-        def disk(given: Any) -> agent_pb.RootDisk:
+        def disk(given: Disk, part: tuple[int, int] = (0, 0)) -> agent_pb.RootDisk:
             return agent_pb.RootDisk(
-                serial=serial(given), fs_type=given.fs_type, writable=not given.read_only
+                serial=serial(given),
+                fs_type=given.fs_type,
+                writable=not given.read_only,
+                offset_bytes=part[0],
+                size_bytes=part[1],
             )
 
         request = agent_pb.CreateRequest(
             container_id=self.id,
             root_disks=agent_pb.RootDisks(
-                read_only=[disk(d) for d in disks.read_only],
+                read_only=[disk(d, p) for d in disks.read_only for p in d.parts or [(0, 0)]],
                 writable=disk(disks.writable) if disks.writable else None,
             ),
             config_json=json.dumps(self._guest.config).encode(),

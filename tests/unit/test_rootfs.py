@@ -113,6 +113,23 @@ def test_layers_become_disks_under_the_given_or_a_private_upper(made, tmp_path):
         disks([image("erofs", layers[0].source, "ro", "X-containerd.dmverity=/x")])
 
 
+def test_many_layers_are_packed_into_one_disk(made, tmp_path):
+    layers = [layer(tmp_path, f"layer{number}") for number in range(9)]
+    recipe = overlay("lowerdir={{ overlay 0 8 }}")
+    for _ in range(2):  # a later start of the same container makes it anew
+        found = rootfs.root_disks([*layers, recipe], read_only=True, paths=made, upper_size_mib=16)
+    (disk,) = found.read_only
+    assert (disk.path, disk.serial, disk.fs_type) == (made.layers, "hcroot", "erofs")
+    packed = made.layers.read_bytes()
+    assert [packed[start : start + size] for start, size in disk.parts] == [
+        Path(mount.source).read_bytes() for mount in layers
+    ]
+    assert all(start % 4096 == 0 for start, _ in disk.parts)
+    many = [A] * 256 + [overlay("lowerdir={{ overlay 0 255 }}")]
+    with pytest.raises(InvalidArgument, match="256 erofs layers: a microVM takes 255"):
+        rootfs.root_disks(many, read_only=True, paths=made, upper_size_mib=16)
+
+
 def test_binds_are_copied_into_one_read_only_disk(made, tmp_path):
     source = tmp_path / "file"
     source.write_text("x")
