@@ -20,6 +20,8 @@ GUEST_OCI_VERSION = "1.0.2"
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 MAX_INJECTED_BYTES = 1024 * 1024
+ROOM_MIB = 64
+"""What a guest needs beside its container: kernel, agent, container runtime."""
 INJECTED = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
 AF_VSOCK = 40
 EAFNOSUPPORT, ENOSYS = 97, 38
@@ -83,6 +85,19 @@ def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
         if config.get(name):
             result[name] = config[name]
     return GuestSpec(result, tuple(files), tuple(binds))
+
+
+def memory_mib(config: Mapping[str, Any], default_mib: int) -> int:
+    """Memory of the microVM for a container whose client did not say: its limit fits in.
+
+    A limit above the host's memory is none.
+    """
+    memory = ((config.get("linux") or {}).get("resources") or {}).get("memory") or {}
+    limit = memory.get("limit") or 0
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if not isinstance(limit, int) or not 0 < limit <= host:
+        return default_mib
+    return max(default_mib, -(-limit >> 20) + ROOM_MIB)
 
 
 def network_files(

@@ -35,6 +35,8 @@ REGISTRATION_S = 300.0
 LOST_END_S = 5.0
 """For the end of a task whose microVM `delete` has just killed to be dealt with."""
 UNIMPLEMENTED = 12
+SHUTDOWN_S = 4.0
+"""For the output of execs to arrive; clients give five seconds."""
 PIDS_TIMEOUT_S = 3.0
 """containerd gives a restarted shim five seconds in all."""
 
@@ -262,6 +264,12 @@ class TaskService:
         task = self.tasks.get(request.id)
         return task_pb.ConnectResponse(shim_pid=os.getpid(), task_pid=task.init.pid if task else 0)
 
-    def shutdown(self, request: task_pb.ShutdownRequest) -> types_pb.Empty:
-        """containerd is done with one task; the server is for many and ends when idle."""
+    async def shutdown(self, request: task_pb.ShutdownRequest) -> types_pb.Empty:
+        """containerd is done with one task; the server is for many and ends when idle.
+
+        After Delete there is nothing to wait for. Before it, execs that are ending get time to.
+        """
+        task = self.tasks.get(request.id)
+        if task is not None:
+            await task.wait_for_execs(SHUTDOWN_S)
         return Empty()

@@ -121,6 +121,10 @@ class Task:
         config = guest_spec.load(self.bundle)
         annotations = config.get("annotations") or {}
         spec = from_annotations(self.paths.microvm_id, annotations)
+        if f"{ANNOTATION_PREFIX}memory" not in annotations:
+            fit_mib = guest_spec.memory_mib(config, spec.hardware.memory_mib)
+            hardware = dataclasses.replace(spec.hardware, memory_mib=fit_mib)
+            spec = dataclasses.replace(spec, hardware=hardware)
         self.owned = annotations.get(f"{ANNOTATION_PREFIX}owner") == "engine"
         self._guest = guest_spec.translate(config, self.id)
         async with contextlib.AsyncExitStack() as undo:
@@ -329,14 +333,18 @@ class Task:
         process.end(end)
         self._publish_exit(process, end)
 
+    async def wait_for_execs(self, timeout_s: float) -> None:
+        """Until started execs have ended and their output is delivered, or the time is over."""
+        running = [p.exited for p in self.execs.values() if p.state is not State.CREATED]
+        if running:
+            await asyncio.wait(running, timeout=timeout_s)
+
     async def _watch_init(self) -> None:
         """From the agent's word that init has ended to the exit event, VM and all."""
         end = await self._end_of(self.init)
         if self.init.starting is not None:
             await asyncio.shield(self.init.starting)
-        running = [p.exited for p in self.execs.values() if p.state is not State.CREATED]
-        if running:
-            await asyncio.wait(running, timeout=EXECS_END_S)
+        await self.wait_for_execs(EXECS_END_S)
         await self._shut_down(clean=not end.reason)
         for process in self.execs.values():
             if process.state is State.CREATED:

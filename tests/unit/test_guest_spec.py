@@ -60,6 +60,18 @@ def test_what_belongs_to_the_host_is_left_out():
     assert config["mounts"][1]["options"] == ["ro"]
 
 
+@pytest.mark.parametrize(
+    ("limit", "memory_mib"),
+    [
+        *((None, 128), (0, 128), (-1, 128), (1 << 62, 128), ("lots", 128)),
+        *((1 << 20, 128), (128 << 20, 192), ((200 << 20) + 1, 265)),
+    ],
+)
+def test_a_memory_limit_fits_into_the_microvm(limit, memory_mib):
+    config = {"linux": {"resources": {"memory": {"limit": limit}}}}
+    assert guest_spec.memory_mib(config, 128) == memory_mib
+
+
 def test_the_host_document_is_not_changed():
     before = json.dumps(CONFIG)
     translated()
