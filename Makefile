@@ -76,6 +76,10 @@ test-integration: setup ## real taps, sockets, loops; root
 test-functional: setup ## real guests under a real containerd; root
 	$(AS_ROOT) $(call pytest,functional)
 
+.PHONY: conformance
+conformance: setup ## containerd's shimtest against the shim; needs Go 1.21 or later
+	$(AS_ROOT) env HYPERCORE_TIERS=conformance $(PY) -m pytest $(PYTEST_ARGS) tests/conformance/test_shimtest.py
+
 .PHONY: soak
 soak: setup ## the long counts; SEED=n replays a run, SPAWNS=n changes its length
 	$(AS_ROOT) $(PY) -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(SPAWNS),--spawns $(SPAWNS))
