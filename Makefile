@@ -80,6 +80,10 @@ test-functional: setup ## real guests under a real containerd; root
 conformance: setup ## containerd's shimtest against the shim; needs Go 1.21 or later
 	$(AS_ROOT) env HYPERCORE_TIERS=conformance $(PY) -m pytest $(PYTEST_ARGS) tests/conformance/test_shimtest.py
 
+.PHONY: test-kvm
+test-kvm: setup ## every provider on real KVM, in a host that QEMU emulates; root, mmdebstrap
+	$(AS_ROOT) $(PY) -m tests.lab.l1 env HYPERCORE_TIERS=kvm $(VENV)/bin/python -m pytest -v -s --durations=0 --durations-min=1 $(PYTEST_ARGS) tests/kvm
+
 .PHONY: soak
 soak: setup ## the long counts; SEED=n replays a run, SPAWNS=n changes its length
 	$(AS_ROOT) $(PY) -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(SPAWNS),--spawns $(SPAWNS))

@@ -29,7 +29,8 @@ from hypercore.spec import Disk
 
 FIRST_FD = 3
 """The child sees the fds of its VmmCommand from this number on, in order."""
-VERSION_TIMEOUT_S = 5.0
+VERSION_TIMEOUT_S = 30.0
+"""QEMU loads a hundred libraries; on a busy or emulated host that takes seconds the first time."""
 
 
 class Feature(Flag):

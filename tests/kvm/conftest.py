@@ -1,0 +1,47 @@
+"""Fixtures of the tier that needs KVM: an instance whose guests run on it.
+
+It runs on a machine whose KVM runs stock kernels, and by `make test-kvm` in the lab anywhere else.
+There a command takes seconds and a boot up to a minute, so one VM of each provider serves all.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hypercore.providers import kvm_probe
+from tests.functional import instance, leaks
+from tests.functional.conftest import SHELL_REF, pytest_terminal_summary, shell_archive
+from tests.functional.instance import Instance
+from tests.lab.get_firecracker import firecracker
+
+__all__ = ["hypercore", "pytest_terminal_summary", "shell_archive"]
+
+
+@pytest.fixture(scope="session")
+def firecracker_binary() -> Path:
+    """The one among our tools, which is all the lab has, else the tests' own."""
+    ours = instance.shared_data_dir() / "tools/bin/firecracker"
+    return ours if ours.exists() else firecracker()
+
+
+@pytest.fixture(scope="session")
+def hypercore(root: None, firecracker_binary: Path, shell_archive: Path) -> Iterator[Instance]:
+    """An instance with containerd running, SHELL_REF, and Firecracker configured.
+
+    Without `hypercore setup`, which fetches what this clone misses: the lab is offline.
+    """
+    if problem := kvm_probe.probe():
+        pytest.skip(f"{problem} (`make test-kvm` brings its own)")
+    with instance.instance(instance.shared_data_dir()) as made:
+        config = made.data_dir / "config.toml"
+        config.write_text(f'[binaries]\nfirecracker = "{firecracker_binary}"\n')
+        made.run("containerd", "start")
+        made.run("image", "load", shell_archive)
+        # Starts the shim server, which stays; and shows that it goes without a jail.
+        first = made.boot("spawn", "--rm", "--no-jail", SHELL_REF, "echo", "Hello")
+        assert first.out == "Hello\n", first
+        before = leaks.take(made)
+        yield made
+        left = leaks.compare(made, before)
+        assert not left, "the host is not as before:\n" + "\n".join(left)
