@@ -106,7 +106,7 @@ def libraries(root: Path, programs: tuple[str, ...]) -> set[str]:
     found: set[str] = set()
     waiting = list(programs)
     while waiting:
-        interpreter, needed = dynamic_needs((root / waiting.pop()).read_bytes())
+        interpreter, needed = dynamic_needs(inside(root, waiting.pop()).read_bytes())
         names = [_find_library(root, name) for name in needed]
         if interpreter:
             names.append(interpreter.lstrip("/"))
@@ -120,7 +120,7 @@ def libraries(root: Path, programs: tuple[str, ...]) -> set[str]:
 def _find_library(root: Path, name: str) -> str:
     triple = f"{os.uname().machine}-linux-gnu"
     for directory in (f"lib/{triple}", f"usr/lib/{triple}", "lib", "lib64"):
-        if (root / directory / name).exists():
+        if inside(root, f"{directory}/{name}").exists():
             return f"{directory}/{name}"
     raise HypercoreError(f"library {name} is not among the packages in {root}")
 
@@ -153,10 +153,30 @@ def dynamic_needs(elf: bytes) -> tuple[str, list[str]]:
     return interpreter, names
 
 
+def inside(root: Path, name: str) -> Path:
+    """The file `name` as a process chrooted to `root` sees it.
+
+    Packages link by absolute paths (the loader of libc6 is such a link); followed from outside
+    they lead to the host's files.
+
+    Raises:
+        HypercoreError: it leads out of `root`, or in circles.
+    """
+    path = root / name
+    for _ in range(40):  # the kernel's own limit
+        if not path.is_symlink():
+            break
+        target = path.parent.relative_to(root) / os.readlink(path)
+        path = root / os.path.normpath(f"/{target}").lstrip("/")
+    if path.is_symlink() or not path.resolve().is_relative_to(root.resolve()):
+        raise HypercoreError(f"{root / name} is a link out of the packages")
+    return path
+
+
 def _copy(root: Path, name: str, tree: Path) -> None:
     target = tree / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile((root / name).resolve(), target)
+    shutil.copyfile(inside(root, name), target)
     target.chmod(0o755)
 
 

@@ -220,6 +220,22 @@ def test_modules_come_after_what_they_need(tmp_path: Path) -> None:
         tree.ordered(["nosuch"])
 
 
+def test_links_of_packages_are_followed_inside_their_root(tmp_path: Path) -> None:
+    """The host has a loader of another version at the same absolute path."""
+    (tmp_path / "lib" / "x").mkdir(parents=True)
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib" / "x" / "ld.so").write_text("theirs")
+    (tmp_path / "lib64" / "absolute").symlink_to("/lib/x/ld.so")
+    (tmp_path / "lib64" / "relative").symlink_to("../lib/x/ld.so")
+    (tmp_path / "lib64" / "twice").symlink_to("absolute")
+    (tmp_path / "lib64" / "above").symlink_to("../../../../lib/x/ld.so")
+    for name in ("absolute", "relative", "twice", "above"):
+        assert drive.inside(tmp_path, f"lib64/{name}").read_text() == "theirs"
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(HypercoreError, match="link out of the packages"):
+        drive.inside(tmp_path, "circle")
+
+
 def test_libraries_of_a_program() -> None:
     program = Path(shutil.which("ls") or "/bin/ls").resolve()
     interpreter, needed = drive.dynamic_needs(program.read_bytes())
