@@ -59,6 +59,9 @@ class Client(Connection):
         """
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            # The loops take what calls itself a unix socket; of AF_VSOCK they know nothing.
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=sock.detach())
         try:
             _, client = await loop.create_unix_connection(lambda: cls(max_length), sock=sock)
         except BaseException:

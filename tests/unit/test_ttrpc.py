@@ -154,6 +154,26 @@ def test_a_call_answered_out_of_turn_ends(run):
     run(main())
 
 
+def test_a_socket_that_is_no_unix_socket(run):
+    """As AF_VSOCK's, which a machine without guests cannot connect: here TCP's."""
+
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+        client = await Client.over(ours)
+        with theirs:
+            pending = asyncio.ensure_future(call(client))
+            theirs.settimeout(5)
+            assert await asyncio.to_thread(theirs.recv, 10)
+            client.close()
+            with pytest.raises(Unavailable):
+                await pending
+        await client.closed
+
+    run(main())
+
+
 def test_a_peer_that_answers_what_was_not_asked_is_disconnected(run):
     async def main():
         ours, theirs = socket.socketpair()
