@@ -39,7 +39,7 @@ from hypercore.errors import (
     StateError,
 )
 from hypercore.hostnet import default_interface
-from hypercore.inventory import ALIVE, Record, State
+from hypercore.inventory import ALIVE, Record
 from hypercore.privilege import require_root
 from hypercore.proto.containerd_version_pb import Version, VersionResponse
 from hypercore.proto.types_pb import Empty, Mount
@@ -373,8 +373,8 @@ class Engine:
             record = await self.find(task_id)
             if record.state in ALIVE:
                 return record
-            if record.state is State.EXITED:
-                await tasks.delete(self.client, task_id)
+            # An ended one, or what containerd has not yet forgotten of one whose shim died.
+            await engine_cleanup.end_task(self.client, task_id)
             mounts = await snapshots.mounts(self.client, task_id)
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(engine_cleanup.discard_run_state, where)

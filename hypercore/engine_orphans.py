@@ -15,6 +15,7 @@ from hypercore.containerd import containers, leases, namespaces, snapshots, task
 from hypercore.containerd.client import Client
 from hypercore.engine_cleanup import (
     delete_microvm,
+    end_task,
     is_being_spawned,
     reclaim_until_gone,
     remove_tree,
@@ -88,6 +89,7 @@ async def _reclaim_dead(client: Client, record: Record) -> list[str]:
     where = paths.MicroVMPaths(paths.microvm_id(client.namespace, record.microvm_id))
     if record.remove or not where.timings.exists():  # the shim writes those once it has booted
         return await delete_microvm(client, record.microvm_id)
+    await end_task(client, record.microvm_id)
     if not where.run.exists():
         return []
     await reclaim_until_gone(where.microvm_id)
