@@ -30,6 +30,9 @@ SYSTEM_DIRECTORIES = ("/usr", "/lib", "/lib32", "/lib64", "/libx32")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom")
 OPEN_FILES = 4096
 KILL_TIMEOUT_S = 5.0
+LISTEN_PAUSE_S = 0.0005
+SO_ACCEPTCON = 0x10000
+"""__SO_ACCEPTCON of linux/net.h, as /proc/net/unix shows it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +169,11 @@ def _end_unwatched(pidfd: int) -> None:
         os.close(pidfd)
 
 
-async def wait_for_paths(wanted: Sequence[Path], directory: Path) -> None:
-    """Wait until all of `wanted` exist in `directory`. The caller sets the deadline."""
+async def wait_for_paths(wanted: Sequence[Path], directory: Path, pid: int) -> None:
+    """Wait until all of `wanted` exist in `directory`, and process `pid` listens on the sockets.
+
+    The caller sets the deadline, and watches for the end of the process.
+    """
     loop = asyncio.get_running_loop()
     watch_fd = _inotify.watch_directory(str(directory))
     changed = asyncio.Event()
@@ -184,6 +190,22 @@ async def wait_for_paths(wanted: Sequence[Path], directory: Path) -> None:
     finally:
         loop.remove_reader(watch_fd)
         os.close(watch_fd)
+    # bind(2) makes the path; a connect before listen(2) is refused, and nothing tells of that.
+    while not _all_listen(wanted, pid):  # noqa: ASYNC110
+        await asyncio.sleep(LISTEN_PAUSE_S)
+
+
+def _all_listen(wanted: Sequence[Path], pid: int) -> bool:
+    """Whether those of `wanted` that are sockets listen, by the process's network namespace."""
+    listening: set[str] = set()
+    try:
+        for line in Path(f"/proc/{pid}/net/unix").read_text(errors="replace").splitlines()[1:]:
+            fields = line.split(None, 7)
+            if len(fields) == 8 and int(fields[3], 16) & SO_ACCEPTCON:
+                listening.add(fields[7])
+    except OSError:  # it has ended
+        return False
+    return all(str(path) in listening for path in wanted if path.is_socket())
 
 
 def describe_status(status: int) -> str:

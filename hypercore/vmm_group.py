@@ -108,7 +108,7 @@ class VmmGroup:
         if command.sockets:
             deadline = asyncio.get_running_loop().time() + SOCKETS_TIMEOUT_S
             await self.unless_exited(
-                vmm.wait_for_paths(command.sockets, self.files.vmm_dir),
+                vmm.wait_for_paths(command.sockets, self.files.vmm_dir, process.pid),
                 deadline,
                 f"{command.role} did not make its sockets in time",
             )

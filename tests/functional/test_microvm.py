@@ -197,6 +197,10 @@ def test_output_and_exit_code_of_a_container_arrive(run: Run, tmp_path: Path) ->
     run(body())
 
 
+@pytest.mark.xfail(
+    strict=False,
+    reason="known: under TCG the agent may not be heard any more after QMP's stop and cont",
+)
 def test_pauses_and_resumes(run: Run) -> None:
     async def body() -> None:
         async with _booted() as microvm:
