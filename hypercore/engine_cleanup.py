@@ -93,7 +93,9 @@ async def end_task(client: Client, task_id: str) -> bool:
         DeadlineExceeded: the shim did not report its end in time.
     """
     try:
-        with suppress(StateError):
+        # NotFound is also what a process that has just ended gets (containerd's own convention):
+        # its task is still there, and so may its VM be for a moment.
+        with suppress(StateError, NotFound):
             await tasks.kill(client, task_id, signals.SIGKILL, everything=True)
         await tasks.wait(client, task_id, timeout_s=KILL_TIMEOUT_S)
         await tasks.delete(client, task_id)

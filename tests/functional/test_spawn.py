@@ -283,6 +283,19 @@ def test_stop_kills_what_ignores_it(hypercore: Instance, shell_image: str) -> No
         hypercore.run("rm", "--force", microvm_id)
 
 
+def test_rm_of_what_is_just_ending_forgets_its_task(expendable: Instance) -> None:
+    """A shim server that still counts a task would not end when asked to."""
+    for _ in range(3):
+        expendable.run("rm", "--force", expendable.spawn(SHELL_REF, "true"))
+    (server,) = shim_servers(expendable)
+    os.kill(server, signal.SIGTERM)
+    deadline = time.monotonic() + 15
+    while lives(server):
+        assert time.monotonic() < deadline, "the shim server still counts a task"
+        time.sleep(0.1)
+    expendable.boot("spawn", "--rm", SHELL_REF, "true")
+
+
 def test_kill_sends_any_signal(hypercore: Instance, shell_image: str) -> None:
     microvm_id = hypercore.spawn(shell_image, "sh", "-c", "trap 'exit 9' USR1; read line")
     try:
