@@ -160,10 +160,6 @@ class MicroVMPaths:
         return self.run / "processes"
 
     @property
-    def intents(self) -> Path:
-        return self.run / "intents"
-
-    @property
     def network(self) -> Path:
         """The nft elements that are this microVM's, written before they are added."""
         return self.run / "network"

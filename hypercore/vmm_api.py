@@ -14,7 +14,6 @@ from hypercore.errors import DeadlineExceeded, Unavailable, VmmError
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_HEADER_BYTES = 16 * 1024
-LISTEN_PAUSE_S = 0.002
 
 
 async def request(
@@ -57,27 +56,6 @@ async def request(
     except ValueError as exc:
         raise VmmError(f"the VMM's answer to {what} is no JSON: {answer[:80]!r}") from exc
     return document
-
-
-async def wait_until_serving(socket_path: Path, deadline: float) -> None:
-    """Wait until the socket, which is there, takes connections.
-
-    A VMM binds it and listens in two steps, and nothing tells of the second.
-
-    Raises:
-        DeadlineExceeded: it does not by `deadline`.
-    """
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            _, writer = await asyncio.open_unix_connection(str(socket_path))
-        except ConnectionRefusedError as exc:
-            if loop.time() > deadline:
-                raise DeadlineExceeded(f"the VMM does not serve {socket_path} in time") from exc
-            await asyncio.sleep(LISTEN_PAUSE_S)
-        else:
-            writer.close()
-            return
 
 
 def render(method: str, target: str, body: object) -> bytes:

@@ -112,7 +112,6 @@ class FirecrackerProvider(Provider):
         return (command,)
 
     async def configure(self, boot: BootSpec, deadline: float) -> None:
-        await vmm_api.wait_until_serving(boot.paths.api_socket, deadline)
         for target, body in render_requests(boot):
             await vmm_api.request(boot.paths.api_socket, "PUT", target, body, deadline=deadline)
 

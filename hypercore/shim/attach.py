@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_PACKET = 64 * 1024
-MAX_FDS = 8
 FIRST_PACKET_S = 10.0
 MAX_CLIENTS = 1024
 

@@ -85,11 +85,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, object]]:
     async def request(_: Path, method: str, target: str, body: object, *, deadline: float) -> None:
         made.append((method, target, json.loads(json.dumps(body))))
 
-    async def wait_until_serving(_: Path, deadline: float) -> None:
-        pass
-
     monkeypatch.setattr("hypercore.vmm_api.request", request)
-    monkeypatch.setattr("hypercore.vmm_api.wait_until_serving", wait_until_serving)
     return made
 
 
