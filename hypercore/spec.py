@@ -3,28 +3,17 @@
 No file access and no defaults that depend on the host: those are config.py's.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hypercore import network_spec
+from hypercore.network_spec import NetworkSpec as NetworkSpec
+
 ANNOTATION_PREFIX = "io.hypercore."
 STDIO_URI = "hypercore://"
 """Stdio URI that asks the shim server to own a stream: log file plus attach clients."""
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkSpec:
-    """How a microVM reaches the network."""
-
-    mode: str = "nat"
-    """nat, bridge, netns or none"""
-    interface: str = ""
-    """host NIC that carries the traffic; empty: the one with the default route"""
-    netns_path: Path | None = None
-    dns: tuple[str, ...] = ()
-    """empty: the host's resolvers"""
-    mtu: int = 0
-    """0: the interface's"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +59,9 @@ class SpawnSpec:
     workload: WorkloadSpec = field(default_factory=WorkloadSpec)
     cmdline: str = ""
     """appended to the guest kernel's command line"""
+    hostname: str = ""
+    """empty: the beginning of the id"""
+    more_networks: tuple[NetworkSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +104,13 @@ class MicroVMSpec:
     cmdline: str = ""
     jail: bool = True
     hostname: str = ""
+    more_networks: tuple[NetworkSpec, ...] = ()
+    """a NIC each, besides that of `network`"""
 
 
 def to_annotations(spec: MicroVMSpec) -> dict[str, str]:
     """The OCI annotations that carry `spec` to the shim; from_annotations is the inverse."""
-    hardware, network = spec.hardware, spec.network
+    hardware = spec.hardware
     values = {
         "provider": spec.provider,
         "cores": str(hardware.cores),
@@ -127,12 +121,10 @@ def to_annotations(spec: MicroVMSpec) -> dict[str, str]:
         "cmdline": spec.cmdline,
         "jail": "" if spec.jail else "false",
         "hostname": spec.hostname,
-        "network.mode": network.mode,
-        "network.interface": network.interface,
-        "network.netns": str(network.netns_path or ""),
-        "network.dns": ",".join(network.dns),
-        "network.mtu": str(network.mtu or ""),
     }
+    for number, network in enumerate((spec.network, *spec.more_networks)):
+        place = f"network.{number}." if number else "network."
+        values |= {place + key: value for key, value in network_spec.to_values(network).items()}
     return {ANNOTATION_PREFIX + key: value for key, value in values.items() if value}
 
 
@@ -146,16 +138,18 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
 
     known = {
         "provider", "cores", "memory", "kernel", "drive", "initrd", "cmdline", "jail",
-        "hostname", "owner", "rm", "network.mode", "network.interface", "network.netns",
-        "network.dns", "network.mtu",
+        "hostname", "owner", "rm", *(f"network.{key}" for key in network_spec.KEYS),
     }  # fmt: skip
     given = {
         key.removeprefix(ANNOTATION_PREFIX): value
         for key, value in annotations.items()
         if key.startswith(ANNOTATION_PREFIX)
     }
-    for key in given:
-        if key not in known:
+    networks: dict[int, dict[str, str]] = {0: {}}
+    for key, value in given.items():
+        if match := re.fullmatch(r"network\.(?:([1-7])\.)?([a-z-]+)", key):
+            networks.setdefault(int(match[1] or 0), {})[match[2]] = value
+        if re.sub(r"^network\.[1-7]\.", "network.", key) not in known:
             raise InvalidArgument(
                 f"unknown annotation {ANNOTATION_PREFIX}{key}",
                 hint="known ones: " + ", ".join(ANNOTATION_PREFIX + k for k in sorted(known)),
@@ -168,6 +162,12 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
         if not text.isdecimal():
             raise InvalidArgument(f"annotation {ANNOTATION_PREFIX}{key} = {text!r}: not a number")
         return int(text)
+
+    def network(values: dict[str, str]) -> NetworkSpec:
+        try:
+            return network_spec.from_values(values)
+        except ValueError as exc:
+            raise InvalidArgument(f"annotation {ANNOTATION_PREFIX}{exc}") from exc
 
     def path(key: str) -> Path | None:
         return Path(given[key]) if given.get(key) else None
@@ -182,13 +182,8 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
             drive_path=path("drive"),
             initrd_path=path("initrd"),
         ),
-        network=NetworkSpec(
-            mode=given.get("network.mode", "none"),
-            interface=given.get("network.interface", ""),
-            netns_path=path("network.netns"),
-            dns=tuple(d for d in given.get("network.dns", "").split(",") if d),
-            mtu=number("network.mtu", 0),
-        ),
+        network=network(networks.pop(0)),
+        more_networks=tuple(network(values) for _, values in sorted(networks.items())),
         cmdline=given.get("cmdline", ""),
         jail=given.get("jail", "") != "false",
         hostname=given.get("hostname", ""),
