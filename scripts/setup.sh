@@ -27,6 +27,7 @@ PACKAGES=(
     erofs-utils    # tests: erofs images
     btrfs-progs    # tests: images that share blocks
     xfsprogs       # tests: the same
+    mmdebstrap     # tests: a host with KVM
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

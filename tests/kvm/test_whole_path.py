@@ -13,8 +13,8 @@ import pytest
 from tests.functional.conftest import SHELL_REF
 from tests.functional.instance import BOOT_DEADLINE_S, Instance
 from tests.functional.test_spawn import lives, processes_of, wait_for_state
+from tests.kvm.conftest import PROVIDERS
 
-PROVIDERS = ("firecracker", "qemu")
 OUTSIDE = "198.51.100.1"
 """What the lab's uplink leads to."""
 

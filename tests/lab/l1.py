@@ -5,9 +5,12 @@ runs stock kernels (L2), which a machine without KVM, or with a software one, do
 a tenth of native, and true to a real host in what hypercore touches: KVM, vhost-vsock, cgroup v2.
 
 `python -m tests.lab.l1 [-t SECONDS] COMMAND…` runs a command there, in a copy of this clone with
-what `make setup` prepared; its output and exit status come back. Needs root, and the packages
-mmdebstrap and qemu-system-x86. L1's root is made once and kept in the tests' cache; no run changes
-it.
+what `make setup` prepared; its output and exit status come back. On a machine whose own KVM runs
+stock kernels it runs the command right there (--always: in the lab all the same). Needs root, and
+the packages mmdebstrap and qemu-system-x86. L1's root is made once and kept in the tests' cache;
+no run changes it.
+
+HYPERCORE_CLOUD_HYPERVISOR, where it is set, names the program of that VMM; it is there in L1 too.
 """
 
 import argparse
@@ -27,6 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypercore.providers import kvm_probe
 from tests.lab.get_firecracker import cache_dir, firecracker
 
 HERE = Path(__file__).parent
@@ -54,6 +58,13 @@ CLONE_PARTS = ("agent", "bin", "examples", "hypercore", "proto", "pyproject.toml
 UNUSED = ("Cython", "grpc_tools", "mypy*", "pip*", "ruff*", "setuptools*", "*.c")
 """Of the virtual environment and the sources: what only builds and checks."""
 FAILED = 125
+PROGRAMS = {
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "qemu-system-x86_64": "qemu-system-x86",
+}
+"""What the lab runs here, and the package that has it."""
+CLOUD_HYPERVISOR = "HYPERCORE_CLOUD_HYPERVISOR"
 
 INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
@@ -189,8 +200,10 @@ def job_image(command: Sequence[str], mark: str) -> Iterator[Path]:
             elif (ROOT / part).exists():
                 shutil.copy2(ROOT / part, clone / part)
         shutil.copytree(ROOT / ".venv", clone / ".venv", symlinks=True, ignore=skip)
-        _copy_data(tree / "data", skip)
-        (tree / "job.env").write_text(f"CLONE={shlex.quote(str(ROOT))}\nEXIT_MARK={mark}\n")
+        variables = {"CLONE": str(ROOT), "EXIT_MARK": mark, **_copy_data(tree / "data", skip)}
+        (tree / "job.env").write_text(
+            "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+        )
         (tree / "job.sh").write_text(f"exec {shlex.join(command)}\n")
         image = Path(scratch) / "job.img"
         _make_image(tree, image, JOB_MIB)
@@ -198,8 +211,11 @@ def job_image(command: Sequence[str], mark: str) -> Iterator[Path]:
         yield image
 
 
-def _copy_data(into: Path, skip: object) -> None:
-    """What `make setup` fetched and built: tools and the guest assets in use."""
+def _copy_data(into: Path, skip: object) -> dict[str, str]:
+    """What `make setup` fetched and built: tools and the guest assets in use.
+
+    Returns the variables that tell the job of VMMs that are not the tests' own.
+    """
     data = Path(os.environ.get("HYPERCORE_DATA_DIR") or "/var/lib/hypercore")
     current = data / "guest" / "current"
     if not current.exists():
@@ -212,6 +228,10 @@ def _copy_data(into: Path, skip: object) -> None:
     shutil.copytree(data / "tools", into / "tools", symlinks=True, ignore=skip)  # type: ignore[arg-type]
     (into / "tools/bin").mkdir(exist_ok=True)
     shutil.copy2(firecracker(), into / "tools/bin/firecracker")
+    if not (program := os.environ.get(CLOUD_HYPERVISOR)):
+        return {}
+    shutil.copy2(program, into / "tools/bin/cloud-hypervisor")
+    return {CLOUD_HYPERVISOR: "/var/lib/hypercore/tools/bin/cloud-hypervisor"}
 
 
 # -- run --
@@ -274,8 +294,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-t", "--timeout", type=float, default=480, metavar="SECONDS")
     parser.add_argument("--console", type=Path, default=Path("/var/tmp/hct-lab-console.log"))
+    parser.add_argument("--always", action="store_true", help="even where KVM runs guests")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
+    if not options.always and not kvm_probe.probe():
+        _say("KVM runs guests here: no need of a lab")
+        os.execvp(options.command[0], options.command)
+    for program, package in PROGRAMS.items():
+        if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
+            parser.error(f"the lab needs {program}: apt-get install {package}")
     status = run(options.command, options.timeout, options.console)
     if status == FAILED:
         text = options.console.read_text(errors="replace")
