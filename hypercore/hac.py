@@ -7,18 +7,17 @@ means on this host (provider, interface, guest assets) is decided later, by the 
 import re
 from pathlib import Path
 
-from hypercore import providers
+from hypercore import hac_network, providers
 from hypercore.containerd import reference
 from hypercore.errors import InvalidArgument
 from hypercore.hostnet import interfaces
-from hypercore.spec import HardwareSpec, NetworkSpec, SpawnSpec, WorkloadSpec
+from hypercore.spec import HardwareSpec, SpawnSpec, WorkloadSpec
 from hypercore.tomlfile import Table, load, nearest
 
 DEFAULT_FILE = Path("hac.toml")
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 64, 1024 * 1024
 MAX_CORES = 64
 PROVIDER_ALIASES = {"cloudhypervisor": "cloud-hypervisor"}
-NETWORK_MODES = ("nat", "bridge", "netns", "none")
 
 _ENV = re.compile(r"[^=\0\s]+=[^\0]*", re.DOTALL)
 
@@ -50,7 +49,7 @@ def parse(path: Path, *, ref: str = "", check_host: bool = True) -> SpawnSpec:
         name=spacecore.text("name"),
         description=spacecore.text("description"),
         hardware=_hardware(hardware, vm),
-        network=_network(network, hardware),
+        network=hac_network.parse(network, hardware.text("interface")),
         workload=_workload(workload),
         cmdline=vm.text("cmdline"),
     )
@@ -102,38 +101,6 @@ def _hardware(table: Table, vm: Table) -> HardwareSpec:
         drive_path=table.path("drive"),
         initrd_path=vm.path("initrd"),
     )
-
-
-def _network(table: Table, hardware: Table) -> NetworkSpec:
-    mode = table.choice("mode", "nat", NETWORK_MODES)
-    netns_path = table.path("netns")
-    if mode == "netns" and netns_path is None:
-        table.fail(
-            "mode", "needs the path of the network namespace", hint='netns = "/run/netns/…"'
-        )
-    if mode != "netns" and netns_path is not None:
-        table.fail("netns", f'belongs to mode = "netns", but mode is "{mode}"')
-    mtu = table.integer("mtu", 0, least=0, most=65521)
-    if 0 < mtu < 576:
-        table.fail("mtu", "must be 576 at the least; 0 takes the interface's")
-    dns = table.texts("dns")
-    for server in dns:
-        if not _is_address(server):
-            table.fail("dns", f'"{server}" is no IP address')
-    interface = hardware.text("interface")
-    if interface and mode == "none":
-        table.fail("mode", f'contradicts [hardware] interface = "{interface}"')
-    return NetworkSpec(mode=mode, interface=interface, netns_path=netns_path, dns=dns, mtu=mtu)
-
-
-def _is_address(text: str) -> bool:
-    import ipaddress
-
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _workload(table: Table) -> WorkloadSpec:

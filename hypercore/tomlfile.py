@@ -61,6 +61,10 @@ class Table:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
+    def is_text(self, key: str) -> bool:
+        """Whether `key` has a string, for keys that may also be something else."""
+        return isinstance(self._values.get(key), str)
+
     def keys(self) -> list[str]:
         return list(self._values)
 
