@@ -3,7 +3,7 @@
 Public names are loaded when they are first used, so that importing the package costs nothing.
 """
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # typing's own costs more than all that `delete` needs
 
 __version__ = "0.1.0"
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from hypercore.spec import SpawnSpec
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     import importlib
 
     if name not in _HOMES:
         raise AttributeError(f"module 'hypercore' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    return value

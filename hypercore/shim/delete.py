@@ -1,8 +1,9 @@
 """`containerd-shim-hypercore-v1 delete`: take back what a container left, without guest or server.
 
 containerd runs it after every task's end, after a shim server's crash and at its own start, so it
-is idempotent and, for a container that is gone already, quick. Run by the launcher as a file,
-without site; never imports asyncio. Prints a DeleteResponse and nothing else on stdout.
+is idempotent. The launcher answers by itself when the server noted that nothing is left
+(records.write_deleted), else runs this file, without site; it never imports asyncio. Prints a
+DeleteResponse and nothing else on stdout.
 """
 
 import os

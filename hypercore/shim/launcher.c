@@ -2,8 +2,9 @@
  *
  * As a CLI it only finds its Python and becomes it. As a shim it answers `start` itself, because
  * containerd waits for it at every container: it registers the container with the shim server,
- * which it starts by socket activation if there is none, and prints the server's address. Nothing
- * else is decided here; `delete` and `-info` are Python without asyncio.
+ * which it starts by socket activation if there is none, and prints the server's address. It also
+ * answers `-info`, and the `delete` that containerd runs after every ordinary end of a task; for
+ * one that did not end so it becomes Python, without asyncio.
  *
  * `start` prints its answer and nothing else: containerd reads stdout and stderr as one text.
  */
@@ -26,6 +27,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "launcher_info.h"
 #include "launcher_wire.h"
 
 #ifndef HYPERCORE_VERSION
@@ -39,6 +41,7 @@
 #define MAX_STDIN (1 << 20)
 #define MAX_SHARDS 4096
 #define REGISTER_TIMEOUT_S 10
+#define DELETED "deleted" /* in the bundle: what the server answered to Delete (shim/records.py) */
 #define RESOURCE_EXHAUSTED 8 /* google.rpc.Code: this server has all the VMs it takes */
 
 extern char **environ;
@@ -528,15 +531,39 @@ static int start(const struct options *o)
     return write(1, answer, strlen(answer)) == (ssize_t)strlen(answer) ? 0 : 1;
 }
 
+static int info(void)
+{
+    static uint8_t input[MAX_STDIN], answer[2048];
+    read_stdin(input, sizeof input); /* runtime options, of which there are none */
+    size_t size = runtime_info(answer, HYPERCORE_VERSION);
+    return write(1, answer, size) == (ssize_t)size ? 0 : 1;
+}
+
+/* Whether the server itself gave everything of the task back; its last answer is repeated then. */
+static bool was_deleted(const char *bundle)
+{
+    char path[PATH_MAX];
+    uint8_t answer[512];
+    const char *separator = *bundle ? "/" : "";
+    if (snprintf(path, sizeof path, "%s%s" DELETED, bundle, separator) >= PATH_MAX)
+        return false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return false;
+    ssize_t size = read(fd, answer, sizeof answer);
+    close(fd);
+    return size > 0 && write(1, answer, size) == size;
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc ? argv[0] : "hypercore";
     const char *slash = strrchr(name, '/');
     if (slash)
         name = slash + 1;
-    find_python();
     if (strncmp(name, SHIM_PREFIX, strlen(SHIM_PREFIX)) != 0) {
         /* A Ctrl-C while Python starts would print a traceback; hypercore/__main__.py takes it. */
+        find_python();
         sigset_t interrupt;
         sigemptyset(&interrupt);
         sigaddset(&interrupt, SIGINT);
@@ -549,9 +576,11 @@ int main(int argc, char **argv)
         printf("%s:\n  Version:  %s\n", name, HYPERCORE_VERSION);
         return 0;
     }
-    setenv("HYPERCORE_VERSION", HYPERCORE_VERSION, 1);
     if (o.info)
-        become_script("info", argc, argv);
+        return info();
+    if (strcmp(o.action, "delete") == 0 && was_deleted(o.bundle))
+        return 0;
+    find_python();
     if (strcmp(o.action, "delete") == 0)
         become_script("delete", argc, argv);
     if (strcmp(o.action, "start") == 0)

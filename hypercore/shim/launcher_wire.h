@@ -54,9 +54,8 @@ static bool is_bootstrap(const uint8_t *data, size_t size, const char *own_id,
     return id && namespace;
 }
 
-static uint8_t *put_text(uint8_t *p, int number, const char *text)
+static uint8_t *put_bytes(uint8_t *p, int number, const void *data, size_t size)
 {
-    size_t size = strlen(text);
     *p++ = number << 3 | 2;
     for (size_t n = size;;) {
         *p = n & 0x7f;
@@ -66,8 +65,13 @@ static uint8_t *put_text(uint8_t *p, int number, const char *text)
         *p++ |= 0x80;
     }
     p++;
-    memcpy(p, text, size);
+    memcpy(p, data, size);
     return p + size;
+}
+
+static uint8_t *put_text(uint8_t *p, int number, const char *text)
+{
+    return put_bytes(p, number, text, strlen(text));
 }
 
 /* One ttrpc call, hypercore.shim.v1.Launcher/Register{1 id}, into `frame` of 1024 bytes; returns
@@ -78,12 +82,7 @@ static size_t registration(uint8_t *frame, const char *id)
     size_t payload_size = put_text(payload, 1, id) - payload;
     uint8_t *p = put_text(frame + 10, 1, "hypercore.shim.v1.Launcher");
     p = put_text(p, 2, "Register");
-    *p++ = 3 << 3 | 2;
-    if (payload_size >= 0x80)
-        *p++ = (payload_size & 0x7f) | 0x80;
-    *p++ = payload_size >= 0x80 ? payload_size >> 7 : payload_size;
-    memcpy(p, payload, payload_size);
-    p += payload_size;
+    p = put_bytes(p, 3, payload, payload_size);
     uint32_t size = p - frame - 10;
     uint8_t header[10] = {size >> 24, size >> 16, size >> 8, size, 0, 0, 0, 1, 1, 0};
     memcpy(frame, header, sizeof header);

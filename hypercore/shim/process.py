@@ -12,7 +12,7 @@ from typing import Protocol
 from hypercore.errors import StateError
 from hypercore.proto.agent_pb import Stdio
 from hypercore.proto.containerd_types_pb import TaskStatus
-from hypercore.proto.task_pb import StateResponse, WaitResponse
+from hypercore.proto.task_pb import DeleteResponse, StateResponse, WaitResponse
 from hypercore.shim.events import timestamp
 from hypercore.shim.streams import Input, ProcessIO
 from hypercore.shim.uris import Ends
@@ -151,6 +151,14 @@ class Process:
                 exec_id=self.exec_id,
             ).encode()
         return self._reply
+
+    def delete_reply(self) -> DeleteResponse:
+        exit = self.exit
+        return DeleteResponse(
+            pid=self._pid,
+            exit_status=exit.status if exit else 0,
+            exited_at=timestamp(exit.unix_ns if exit else 0),
+        )
 
     async def wait(self) -> WaitResponse:
         exit = await asyncio.shield(self.exited)

@@ -1,4 +1,5 @@
-"""What a task leaves on disk for whoever asks later: how it ended, how long its phases took."""
+"""What a task leaves on disk for whoever asks later: how it ended, how long its phases took, and
+whether its Delete left anything for the shim binary's own `delete`."""
 
 import json
 import logging
@@ -6,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hypercore.paths import MicroVMPaths
+from hypercore.proto.task_pb import DeleteResponse
 from hypercore.shim.process import Exit
 
 logger = logging.getLogger(__name__)
+
+DELETED = "deleted"
+"""File in the bundle that launcher.c looks for, too."""
 
 
 def write_exit(paths: MicroVMPaths, end: Exit) -> None:
@@ -32,3 +37,17 @@ def write(path: Path, document: Mapping[str, object]) -> None:
         temporary.rename(path)
     except OSError as exc:
         logger.error("cannot write %s: %s", path, exc.strerror)
+
+
+def write_deleted(bundle: Path, response: DeleteResponse) -> None:
+    """Note in the bundle that nothing of the task is left.
+
+    containerd executes `delete` after every Delete and removes the bundle then: finding this, it
+    need not look for itself. Without it, it does, so failing is harmless. Blocking.
+    """
+    temporary = bundle / f".{DELETED}.new"
+    try:
+        temporary.write_bytes(response.encode())
+        temporary.rename(bundle / DELETED)
+    except OSError as exc:
+        logger.debug("cannot write %s: %s", bundle / DELETED, exc.strerror)

@@ -20,7 +20,6 @@ from hypercore.proto import launcher_pb, task_pb, types_pb
 from hypercore.proto.cgroup_stats_pb import CPUStat, MemoryEvents, MemoryStat, Metrics, PidsStat
 from hypercore.proto.containerd_types_pb import ProcessInfo
 from hypercore.proto.types_pb import Any, Empty
-from hypercore.shim.events import timestamp
 from hypercore.shim.host import Host
 from hypercore.shim.process import State
 from hypercore.shim.task import Task
@@ -173,12 +172,7 @@ class TaskService:
         process = await self.find(request.id).delete(request.exec_id)
         if not request.exec_id:
             self.tasks.pop(request.id, None)
-        end = process.exit
-        return task_pb.DeleteResponse(
-            pid=process.pid,
-            exit_status=end.status if end else 0,
-            exited_at=timestamp(end.unix_ns if end else 0),
-        )
+        return process.delete_reply()
 
     def state(self, request: task_pb.StateRequest) -> bytes:
         return self.find(request.id).process(request.exec_id).state_reply()

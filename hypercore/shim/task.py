@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -79,6 +80,8 @@ class Task:
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """done once the agent has said how init ended, or cannot any more"""
         self._insisting: asyncio.Task[None] | None = None
+        self._reclaimed = False
+        """the host has everything back but the directories"""
         stderr = "" if request.terminal else request.stderr
         self.init = Process(
             request.id,
@@ -425,6 +428,7 @@ class Task:
                 self.log.warning("the guest did not delete its container: %s", exc)
         try:
             await microvm.delete()
+            self._reclaimed = True
         except HypercoreError as exc:
             self.log.error("%s", exc)
         with contextlib.suppress(OSError):
@@ -554,9 +558,11 @@ class Task:
             process.io.close()
 
     def _remove_files(self) -> None:
-        shutil.rmtree(self.paths.run, ignore_errors=True)
-        if not self.owned:
-            shutil.rmtree(self.paths.data, ignore_errors=True)
+        gone = [self.paths.run] if self.owned else [self.paths.run, self.paths.data]
+        for directory in gone:
+            shutil.rmtree(directory, ignore_errors=True)
+        if self._reclaimed and not any(map(os.path.lexists, gone)):
+            records.write_deleted(self.bundle, self.init.delete_reply())
 
     def forget(self) -> None:
         """Let go of streams without Delete: containerd does not know the task any more."""

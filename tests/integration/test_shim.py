@@ -20,6 +20,7 @@ from hypercore.errors import HypercoreError, InvalidArgument, NotFound
 from hypercore.proto import stdio_pb, task_pb
 from hypercore.proto.bootstrap_pb import BootstrapParams, BootstrapResult, RuntimeInfo
 from hypercore.proto.types_pb import Any, Mount
+from hypercore.shim import records
 from hypercore.wire.ttrpc import Client
 
 BIN = Path(__file__).resolve().parents[2] / "bin"
@@ -267,6 +268,14 @@ def test_delete_is_idempotent_and_says_137(shim):
         response = task_pb.DeleteResponse.decode(out)
         assert response.exit_status == 137
         assert response.exited_at.seconds > 1_700_000_000
+
+
+def test_delete_repeats_what_a_server_noted_at_its_end(shim):
+    noted = task_pb.DeleteResponse(pid=5, exit_status=3)
+    records.write_deleted(shim.bundle("a"), noted)
+    assert shim.invoke("delete", "a") == (0, noted.encode())
+    argv = [SHIM, "-namespace", NAMESPACE, "-id", "a", "-bundle", shim.bundle("a"), "delete"]
+    assert subprocess.run(argv, capture_output=True, check=True).stdout == noted.encode()
 
 
 def test_delete_removes_what_a_stranger_left(shim):
