@@ -3,11 +3,14 @@
 
 Needs grpcio-tools (for protoc's parser) and only at development time: the generated modules are
 committed, import nothing but hypercore.wire.codec, and a test keeps them equal to their source.
-Types stand in the stubs because a guest should not load annotations.
+Types stand in the stubs because a guest should not load annotations. What `hypercore serve` serves
+is also described in api_descriptors.json, for reflection and the OpenAPI document.
 
 usage: scripts/protogen.py [--check]
 """
 
+import base64
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -30,13 +33,15 @@ KINDS = {
 }
 PYTHON_TYPES = {"STRING": "str", "BYTES": "bytes", "BOOL": "bool", "DOUBLE": "float"}
 SHADOWING = {"str", "bytes", "bool", "int", "float", "list", "dict"}
+SERVED = ("hypercore.proto", "health.proto", "reflection.proto")
 Field = descriptor_pb2.FieldDescriptorProto
 
 
 def parse() -> list[descriptor_pb2.FileDescriptorProto]:
     sources = sorted(str(path) for path in PROTO_DIR.glob("*.proto"))
     with tempfile.NamedTemporaryFile() as out:
-        args = ["protoc", f"-I{PROTO_DIR}", f"--descriptor_set_out={out.name}", *sources]
+        args = ["protoc", f"-I{PROTO_DIR}", f"--descriptor_set_out={out.name}"]
+        args += ["--include_source_info", *sources]
         if protoc.main(args) != 0:
             raise SystemExit("protoc failed")
         files = descriptor_pb2.FileDescriptorSet.FromString(Path(out.name).read_bytes())
@@ -219,6 +224,44 @@ def all_types(file: descriptor_pb2.FileDescriptorProto) -> list[str]:
     return [name for m in file.message_type for name in walk(m, f".{file.package}")]
 
 
+def descriptors(files: list[descriptor_pb2.FileDescriptorProto]) -> str:
+    """The served files as JSON: each with its symbols, methods and comments, and as bytes."""
+    described = {}
+    for file in files:
+        comments = {tuple(at.path): comment(at) for at in file.source_code_info.location}
+        bare = descriptor_pb2.FileDescriptorProto()
+        bare.CopyFrom(file)
+        bare.ClearField("source_code_info")
+        services = [f"{file.package}.{service.name}" for service in file.service]
+        methods = {
+            method.name: {
+                "client_streams": method.client_streaming,
+                "server_streams": method.server_streaming,
+                "comment": comments.get((6, s, 2, m), ""),
+            }
+            for s, service in enumerate(file.service)
+            for m, method in enumerate(service.method)
+        }
+        fields = {
+            f"{message.name}.{field.name}": text
+            for m, message in enumerate(file.message_type)
+            for f, field in enumerate(message.field)
+            if (text := comments.get((4, m, 2, f), ""))
+        }
+        described[file.name] = {
+            "symbols": [*services, *(name.removeprefix(".") for name in all_types(file))],
+            "services": services,
+            "methods": methods,
+            "fields": fields,
+            "descriptor": base64.b64encode(bare.SerializeToString(deterministic=True)).decode(),
+        }
+    return json.dumps(described, indent=1) + "\n"
+
+
+def comment(location: descriptor_pb2.SourceCodeInfo.Location) -> str:
+    return " ".join((location.leading_comments or location.trailing_comments).split())
+
+
 def main() -> None:
     files = parse()
     PACKAGES.update({file.name: file.package for file in files})
@@ -230,6 +273,13 @@ def main() -> None:
         for path, text in ((module, body), (module.with_suffix(".pyi"), stub)):
             if path.exists() and path.read_text() == text:
                 continue
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(text)
+    if served := [file for file in files if file.name in SERVED]:
+        path = PROTO_DIR / "api_descriptors.json"
+        text = descriptors(served)
+        if not path.exists() or path.read_text() != text:
             stale.append(path.name)
             if "--check" not in sys.argv:
                 path.write_text(text)
