@@ -36,7 +36,7 @@ static void link_no_address_generation(struct hc_nl *n)
 
 /* The device forwards, accepts only sources that are routed to it, and answers ARP only for its
  * own address, so that a guest cannot ask which addresses the host has elsewhere. */
-static void link_routed(struct hc_nl *n)
+static void link_routed(struct hc_nl *n, int route_localnet)
 {
     nl_nest(n, AF_INET);
     nl_nest(n, IFLA_INET_CONF);
@@ -45,6 +45,8 @@ static void link_routed(struct hc_nl *n)
     nl_attr_u32(n, IPV4_DEVCONF_ARP_IGNORE, 2);
     nl_attr_u32(n, IPV4_DEVCONF_ACCEPT_REDIRECTS, 0);
     nl_attr_u32(n, IPV4_DEVCONF_SEND_REDIRECTS, 0);
+    if (route_localnet)
+        nl_attr_u32(n, IPV4_DEVCONF_ROUTE_LOCALNET, 1);
     nl_unnest(n);
     nl_unnest(n);
 }
@@ -126,6 +128,7 @@ struct hc_tap {
     const void *mac;            /* of the host's side; NULL: the kernel's choice */
     const void *address4, *address6, *neighbour4, *neighbour6, *neighbour_mac;
     int prefix4, prefix6;
+    int route_localnet;         /* 127.0.0.0/8 may be routed over it */
     int existing;               /* ifindex of a link to configure instead of a new TAP, or 0 */
     int ifindex;                /* out */
     char note[HC_NOTE_SIZE];    /* out */
@@ -144,7 +147,7 @@ static void tap_messages(struct hc_nl *n, const struct hc_tap *t)
     nl_nest(n, IFLA_AF_SPEC);
     link_no_address_generation(n);
     if (t->address4)
-        link_routed(n);
+        link_routed(n, t->route_localnet);
     nl_unnest(n);
     nl_end(n);
     if (t->address4)
@@ -253,8 +256,9 @@ static void nft_value(struct hc_nl *n, int type, const void *data, size_t size)
 }
 
 static void nft_element(struct hc_nl *n, int add, int ack, int family, const char *table,
-                        const char *set, const void *key, size_t key_size, const void *data,
-                        size_t data_size, const void *userdata, size_t userdata_size)
+                        const char *set, const void *key, size_t key_size, const void *last,
+                        size_t last_size, const void *data, size_t data_size,
+                        const void *userdata, size_t userdata_size)
 {
     int flags = (ack ? NLM_F_ACK : 0) | (add ? NLM_F_CREATE : 0);
     nft_begin(n, add ? NFT_MSG_NEWSETELEM : NFT_MSG_DELSETELEM, flags, family);
@@ -263,6 +267,8 @@ static void nft_element(struct hc_nl *n, int add, int ack, int family, const cha
     nl_nest(n, NFTA_SET_ELEM_LIST_ELEMENTS | NLA_F_NESTED);
     nl_nest(n, NFTA_LIST_ELEM | NLA_F_NESTED);
     nft_value(n, NFTA_SET_ELEM_KEY, key, key_size);
+    if (last_size)
+        nft_value(n, NFTA_SET_ELEM_KEY_END, last, last_size);
     if (data)
         nft_value(n, NFTA_SET_ELEM_DATA, data, data_size);
     if (add && userdata_size)

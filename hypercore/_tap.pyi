@@ -20,6 +20,7 @@ def create(
     redirect_to: int = 0,
     netns_fd: int = -1,
     existing: int = 0,
+    route_localnet: bool = False,
 ) -> tuple[int, int]: ...
 def new_netns() -> int: ...
 def delete(ifindex: int, *, netns_fd: int = -1) -> bool: ...
@@ -28,7 +29,7 @@ def set_group(ifindexes: Iterable[int], group: int, *, netns_fd: int = -1) -> No
 def nft_update(
     family: int,
     table: bytes,
-    ops: list[tuple[bool, bytes, bytes, bytes | None]],
+    ops: list[tuple[bool, bytes, bytes, bytes | None, bytes]],
     *,
     userdata: bytes = b"",
 ) -> None: ...

@@ -52,6 +52,7 @@ cdef extern from "_tap.h" nogil:
         int prefix4
         int prefix6
         int existing
+        int route_localnet
         int ifindex
         char note[128]
 
@@ -66,7 +67,7 @@ cdef extern from "_tap.h" nogil:
     int netns_new()
     void nft_batch(hc_nl *, int)
     void nft_element(hc_nl *, int, int, int, const char *, const char *, const void *, size_t,
-                     const void *, size_t, const void *, size_t)
+                     const void *, size_t, const void *, size_t, const void *, size_t)
     int nft_commit(hc_nl *)
     int nft_transact(hc_nl *, int, hc_reply *)
     void kept_close()
@@ -113,12 +114,14 @@ def create(
     int redirect_to=0,
     int netns_fd=-1,
     int existing=0,
+    bint route_localnet=False,
 ):
     """Create a TAP, configure it and bring it up; return (fd, ifindex).
 
     `address4` and `address6` are the host's own on the device; with the first, the device also
     forwards, filters reverse paths strictly and answers ARP for that address only. The neighbours
-    get permanent entries. `redirect_to` is an ifindex in the same namespace: all frames pass
+    get permanent entries. With `route_localnet`, packets to and from 127.0.0.0/8 may be routed
+    over it. `redirect_to` is an ifindex in the same namespace: all frames pass
     between the two in both directions. On failure nothing is left, except that a redirect that
     fails half way may leave an ingress qdisc on `redirect_to`.
 
@@ -155,6 +158,7 @@ def create(
     t.prefix4 = prefix4
     t.prefix6 = prefix6
     t.existing = existing
+    t.route_localnet = route_localnet
     t.note[0] = 0
     with nogil:
         fd = tap_create(&t)
@@ -235,7 +239,8 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
 
     Args:
         family: NFPROTO_* of the table.
-        ops: (add, set name, key, data or None); False as `add` deletes.
+        ops: (add, set name, key, data or None, last key of an interval or empty); False as `add`
+            deletes.
         userdata: attached to every element added, at most 255 bytes.
 
     Raises:
@@ -248,14 +253,14 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
     cdef int err
     cdef Py_ssize_t i, last = len(ops) - 1
     cdef bint add
-    cdef bytes name, key, data
+    cdef bytes name, key, data, last_key
     cdef const char *value
     if not ops:
         return
     if len(userdata) > 255:
         raise ValueError(f"userdata has {len(userdata)} bytes, more than 255")
-    for _, name, key, data in ops:
-        size += 128 + len(table) + len(name) + len(key) + len(userdata)
+    for _, name, key, data, last_key in ops:
+        size += 128 + len(table) + len(name) + len(key) + len(last_key) + len(userdata)
         size += len(data) if data is not None else 0
     out = <char *>malloc(size)
     if out == NULL:
@@ -264,14 +269,15 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
         nl_init(&n, out, size)
         nft_batch(&n, NFNL_MSG_BATCH_BEGIN)
         for i in range(last + 1):
-            add, name, key, data = ops[i]
+            add, name, key, data, last_key = ops[i]
             value = NULL
             if data is not None:
                 value = data
             # Refusals are always reported; one acknowledgement, the last one's, is enough.
             nft_element(
                 &n, add, i == last, family, table, name, <const char *>key, len(key),
-                value, 0 if data is None else len(data), <const char *>userdata, len(userdata),
+                <const char *>last_key, len(last_key), value, 0 if data is None else len(data),
+                <const char *>userdata, len(userdata),
             )
         nft_batch(&n, NFNL_MSG_BATCH_END)
         with nogil:

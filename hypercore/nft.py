@@ -64,6 +64,8 @@ IIFTYPE, IIFNAME, OIFNAME, NFPROTO, L4PROTO, IIFGROUP, OIFGROUP = 8, 6, 7, 15, 1
 PROTOCOL, _MARK_KEY = 1, 3
 LINK, NETWORK, TRANSPORT = 0, 1, 2
 CT_STATE, CT_STATUS = 0, 2
+PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
+"""hooks of base chains (NF_INET_*)"""
 
 
 def _expression(name: str, *values: bytes) -> Expression:
@@ -85,6 +87,11 @@ def ct(key: int) -> Expression:
     return _expression("ct", _u32(2, key), _u32(1, REGISTER))
 
 
+def address_type() -> Expression:
+    """Load what the destination is to this host (RTN_*)."""
+    return _expression("fib", _u32(1, REGISTER), _u32(2, 3), _u32(3, 2))
+
+
 def equals(value: bytes, *, negate: bool = False) -> Expression:
     return _expression("cmp", _u32(1, REGISTER), _u32(2, int(negate)), nest(3, attr(1, value)))
 
@@ -96,10 +103,28 @@ def masked(mask: bytes) -> Expression:
     )  # fmt: skip
 
 
+def look_up(name: str) -> Expression:
+    """Load what the map has for the key; without an entry the rule ends here."""
+    return _expression("lookup", text(1, name), _u32(2, REGISTER), _u32(3, REGISTER))
+
+
 def set_mark_by(name: str) -> Expression:
-    """Mark the packet with what the map has for the key; without an entry the rule ends here."""
-    lookup = _expression("lookup", text(1, name), _u32(2, REGISTER), _u32(3, REGISTER))
-    return lookup + _expression("meta", _u32(2, _MARK_KEY), _u32(3, REGISTER))
+    """Mark the packet with what the map has for the key."""
+    return look_up(name) + _expression("meta", _u32(2, _MARK_KEY), _u32(3, REGISTER))
+
+
+def lead_to(family: int, port_register: int) -> Expression:
+    """Rewrite the destination to the address that is loaded, and the port unless 0 (dnat)."""
+    values = [_u32(1, 1), _u32(2, family), _u32(3, REGISTER)]
+    if port_register:
+        values.append(_u32(5, port_register))
+    return _expression("nat", *values)
+
+
+def come_from(family: int, address: bytes) -> Rule:
+    """Rewrite the source (snat)."""
+    load = _expression("immediate", _u32(1, REGISTER), nest(2, attr(1, address)))
+    return load, _expression("nat", _u32(1, 0), _u32(2, family), _u32(3, REGISTER))
 
 
 def in_set(name: str, *, negate: bool = False) -> Expression:
@@ -135,17 +160,20 @@ _TYPES = {
     "ipv4_addr": (7, 4),
     "ipv6_addr": (8, 16),
     "ether_addr": (9, 8),
+    "inet_proto": (12, 4),
+    "inet_service": (13, 4),
     "mark": (19, 4),
     "ifname": (41, 16),
 }
-_IS_MAP = 0x8
+_IS_INTERVAL, _IS_MAP, _IS_CONCATENATION = 0x4, 0x8, 0x80
 
 
 @dataclass(frozen=True, slots=True)
 class Set:
     """A set whose elements come and go; with `constants`, one whose elements stay.
 
-    With `data`, the type of what belongs to each key, it is a map.
+    With `data`, the types of what belongs to each key, it is a map. With `intervals` an element is
+    a range in each of its fields, of which there are two or more.
     """
 
     family: int
@@ -153,16 +181,18 @@ class Set:
     name: str
     fields: tuple[str, ...]
     constants: tuple[bytes, ...] = ()
-    data: str = ""
+    data: tuple[str, ...] = ()
+    intervals: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """A key in a set, or a key and its data in a map."""
+    """A key in a set, or a key and its data in a map, or the first and last key of an interval."""
 
     of: Set
     key: bytes
     data: bytes = b""
+    last: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +223,37 @@ def mac(value: bytes) -> bytes:
     return value + b"\0\0"
 
 
+def protocol(number: int) -> bytes:
+    """A transport protocol as a field of a key."""
+    return bytes([number, 0, 0, 0])
+
+
+def port(number: int) -> bytes:
+    """A port as a field of a key or of data."""
+    return struct.pack(">HH", number, 0)
+
+
+def _type(fields: tuple[str, ...]) -> tuple[int, int]:
+    """(number, size) of the concatenation of these types."""
+    number = size = 0
+    for field in fields:
+        field_number, field_size = _TYPES[field]
+        number = number << 6 | field_number
+        size += field_size
+    return number, size
+
+
 def _new_set(wanted: Set, number: int) -> bytes:
-    key_type = key_size = 0
-    for field in wanted.fields:
-        type_number, size = _TYPES[field]
-        key_type = key_type << 6 | type_number
-        key_size += size
+    key_type, key_size = _type(wanted.fields)
     flags = _IS_MAP if wanted.data else 0
-    values = [text(1, wanted.table), text(2, wanted.name), _u32(3, flags), _u32(4, key_type)]
-    values += [_u32(5, key_size), _u32(10, number)]
+    values = [text(1, wanted.table), text(2, wanted.name)]
+    if wanted.intervals:
+        flags |= _IS_INTERVAL | _IS_CONCATENATION
+        sizes = [nest(1, _u32(1, _TYPES[field][1])) for field in wanted.fields]
+        values.append(nest(9, nest(2, *sizes)))
+    values += [_u32(3, flags), _u32(4, key_type), _u32(5, key_size), _u32(10, number)]
     if wanted.data:
-        data_type, data_size = _TYPES[wanted.data]
+        data_type, data_size = _type(wanted.data)
         values += [_u32(6, data_type), _u32(7, data_size)]
     return _message(wanted.family, _NEWSET, CREATE, *values)
 
@@ -313,10 +363,10 @@ def delete(wanted: list[Element]) -> None:
 
 
 def _update(wanted: list[Element], *, is_addition: bool, userdata: bytes = b"") -> None:
-    by_table: dict[tuple[int, str], list[tuple[bool, bytes, bytes, bytes | None]]] = {}
+    by_table: dict[tuple[int, str], list[tuple[bool, bytes, bytes, bytes | None, bytes]]] = {}
     for each in wanted:
         ops = by_table.setdefault((each.of.family, each.of.table), [])
-        ops.append((is_addition, each.of.name.encode(), each.key, each.data or None))
+        ops.append((is_addition, each.of.name.encode(), each.key, each.data or None, each.last))
     for (family, table), ops in by_table.items():
         _tap.nft_update(family, table.encode(), ops, userdata=userdata)
 
@@ -343,6 +393,7 @@ def elements(wanted: Set) -> list[tuple[Element, str]]:
             userdata = values.get(6, b"")
             tag = userdata[2:].rstrip(b"\0").decode("utf-8", "replace")
             data = attrs(values[2])[1] if 2 in values else b""
-            made = Element(wanted, attrs(values[1])[1], data)
+            last = attrs(values[10])[1] if 10 in values else b""
+            made = Element(wanted, attrs(values[1])[1], data, last)
             found.append((made, tag if userdata[:1] == b"\0" else ""))
     return found

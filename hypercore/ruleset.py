@@ -14,10 +14,12 @@ from hypercore.nft import (
     CT_STATE,
     CT_STATUS,
     DROP,
+    FORWARD,
     IIFGROUP,
     IIFNAME,
     IIFTYPE,
     INET,
+    INPUT,
     L4PROTO,
     LINK,
     MASQUERADE,
@@ -25,6 +27,9 @@ from hypercore.nft import (
     NFPROTO,
     OIFGROUP,
     OIFNAME,
+    OUTPUT,
+    POSTROUTING,
+    PREROUTING,
     PROTOCOL,
     REGISTER,
     REJECT,
@@ -34,11 +39,15 @@ from hypercore.nft import (
     Rule,
     Set,
     Table,
+    address_type,
+    come_from,
     ct,
     equals,
     host_u32,
     in_set,
     jump,
+    lead_to,
+    look_up,
     masked,
     meta,
     payload,
@@ -58,6 +67,14 @@ def _set(name: str, *fields: str, constants: tuple[bytes, ...] = ()) -> Set:
     return Set(INET, NAME, name, fields, constants)
 
 
+def _map(name: str, *fields: str, to: tuple[str, ...]) -> Set:
+    return Set(INET, NAME, name, fields, data=to)
+
+
+def _ranges(name: str, *fields: str) -> Set:
+    return Set(INET, NAME, name, fields, intervals=True)
+
+
 GUESTS4 = _set("guests4", "ifname", "ether_addr", "ipv4_addr")
 GUESTS6 = _set("guests6", "ifname", "ether_addr", "ipv6_addr")
 """who may send: a frame from a TAP has to have this MAC and this address"""
@@ -67,8 +84,32 @@ EXITS6 = _set("exits6", "ipv6_addr", "ifname")
 RESOLVERS4 = _set("resolvers4", "ifname", "ipv4_addr")
 RESOLVERS6 = _set("resolvers6", "ifname", "ipv6_addr")
 """a guest's DNS servers: open on port 53 even where the address is otherwise closed"""
-MARKS = Set(INET, NAME, "marks", ("ifname",), data="mark")
+LOCAL_RESOLVERS = _map("local_resolvers", "ifname", "ipv4_addr", to=("ipv4_addr",))
+"""an address of the host's at which a guest finds the DNS server on the host's loopback"""
+MARKS = _map("marks", "ifname", to=("mark",))
 """TAPs whose traffic takes another way than the host's own: which one (policy_route.py)"""
+PORTS4 = _map("ports4", "inet_proto", "inet_service", to=("ipv4_addr", "inet_service"))
+PORTS6 = _map("ports6", "inet_proto", "inet_service", to=("ipv6_addr", "inet_service"))
+"""ports published on all addresses of the host: to whom"""
+BOUND4 = _map(
+    *("bound4", "ipv4_addr", "inet_proto", "inet_service"), to=("ipv4_addr", "inet_service")
+)
+BOUND6 = _map(
+    *("bound6", "ipv6_addr", "inet_proto", "inet_service"), to=("ipv6_addr", "inet_service")
+)
+"""ports published on one address"""
+HOST_USERS = _set("host_users", "ifname")
+"""TAPs whose guests may use the host's services"""
+NETWORKS = _map("networks", "ifname", to=("ifname",))
+"""TAPs in a network by name: its name"""
+MEMBERS = _set("members", "ifname", "ifname")
+"""network's name and TAP: who can be reached by the others of that network"""
+RESTRICTED = _set("restricted", "ifname")
+"""TAPs whose guests may only reach what is in"""
+EGRESS4, EGRESS6 = (
+    _ranges("egress4", "ifname", "ipv4_addr"),
+    _ranges("egress6", "ifname", "ipv6_addr"),
+)
 SENDERS = Set(BRIDGE, NAME, "senders", ("ifname", "ether_addr"))
 """the MAC that a frame from a bridged TAP has to have"""
 
@@ -130,9 +171,16 @@ _DNS_ALLOWED: tuple[Rule, ...] = tuple(
     for protocol in (_UDP, _TCP)
 )
 
+_FROM: Rule = (meta(IIFNAME),)
+_FROM_LOOPBACK4: Rule = (*(payload(NETWORK, 12, 4), masked(b"\xff\0\0\0"), equals(b"\x7f\0\0\0")),)
+_FROM_LOOPBACK6: Rule = (payload(NETWORK, 8, 16), equals(bytes(15) + b"\1"))
+_TO_LOOPBACK: Rule = (*_IPV4, *_TARGET4, masked(b"\xff\0\0\0"), equals(b"\x7f\0\0\0"))
+
 _SOURCE = Chain(
     "source",
     (
+        # ip daddr 127.0.0.0/8 drop: some TAPs route it (route_localnet)
+        (*_TO_LOOPBACK, DROP),
         # iifname . ether saddr . ip saddr @guests4 return
         (*_IPV4, *_SOURCE4, in_set("guests4"), RETURN),
         (*_IPV6, *_SOURCE6, in_set("guests6"), RETURN),
@@ -150,7 +198,20 @@ _TO_HOST = Chain(
         # icmpv6 type { echo-request, nd-neighbor-solicit, nd-neighbor-advert } accept
         *((*_IPV6, *_icmp(_ICMPV6, kind), ACCEPT) for kind in (128, 135, 136)),
         *_DNS_ALLOWED,
+        # ct status dnat accept: led to the resolver on the host's loopback
+        (*_PUBLISHED, ACCEPT),
+        (*_FROM, in_set("host_users"), ACCEPT),
         # reject with icmpx admin-prohibited
+        (REJECT,),
+    ),
+)
+
+_EGRESS = Chain(
+    "egress",
+    (
+        # iifname . ip daddr @egress4 return
+        (*_IPV4, *_ASKS4, in_set("egress4"), RETURN),
+        (*_IPV6, *_ASKS6, in_set("egress6"), RETURN),
         (REJECT,),
     ),
 )
@@ -159,10 +220,16 @@ _FROM_GUEST_CHAIN = Chain(
     "from_guest",
     (
         (*_REPLY, ACCEPT),
+        # iifname map @networks . oifname @members accept
+        (*_FROM, look_up("networks"), meta(OIFNAME, REGISTER + 4), in_set("members"), ACCEPT),
+        # ct status dnat: to a published port of another guest
+        (*_PUBLISHED, *_FROM, in_set("restricted"), REJECT),
+        (*_PUBLISHED, ACCEPT),
         # ip saddr . oifname != @exits4 reject: to another guest, or not by the spec's interface
         (*_IPV4, *_EXIT4, in_set("exits4", negate=True), REJECT),
         (*_IPV6, *_EXIT6, in_set("exits6", negate=True), REJECT),
         *_DNS_ALLOWED,
+        (*_FROM, in_set("restricted"), jump("egress")),
         # ip daddr 169.254.0.0/16 reject
         (*_IPV4, *_TARGET4, masked(b"\xff\xff\0\0"), equals(b"\xa9\xfe\0\0"), REJECT),
         (*_IPV4, *_TARGET4, in_set("metadata4"), REJECT),
@@ -181,16 +248,79 @@ _TO_GUEST_CHAIN = Chain(
     ),
 )
 
+_L4_PORT4: Rule = (meta(L4PROTO, REGISTER + 1), payload(TRANSPORT, 2, 2, REGISTER + 2))
+_L4_PORT6: Rule = (meta(L4PROTO, REGISTER + 4), payload(TRANSPORT, 2, 2, REGISTER + 5))
+_ANY_PORT: Rule = (
+    *(address_type(), equals(host_u32(2))),  # RTN_LOCAL
+    *(meta(L4PROTO), payload(TRANSPORT, 2, 2, REGISTER + 1)),
+)
+
+_PORTS_CHAIN = Chain(
+    "ports",
+    (
+        # dnat ip to ip daddr . meta l4proto . th dport map @bound4
+        (*_IPV4, *_TARGET4, *_L4_PORT4, look_up("bound4"), lead_to(2, REGISTER + 1)),
+        (*_IPV6, *_TARGET6, *_L4_PORT6, look_up("bound6"), lead_to(10, REGISTER + 4)),
+        # fib daddr type local dnat ip to meta l4proto . th dport map @ports4
+        (*_IPV4, *_ANY_PORT, look_up("ports4"), lead_to(2, REGISTER + 1)),
+        (*_IPV6, *_ANY_PORT, look_up("ports6"), lead_to(10, REGISTER + 4)),
+    ),
+)
+
+_NAT = (
+    _PORTS_CHAIN,
+    Chain(
+        "before_routing",
+        (
+            # { udp, tcp } dport 53 dnat ip to iifname . ip daddr map @local_resolvers
+            *(
+                (
+                    *(*_FROM_GUEST, *_IPV4, *_protocol(protocol), *_TO_DNS),
+                    *(*_ASKS4, look_up("local_resolvers"), lead_to(2, 0)),
+                )
+                for protocol in (_UDP, _TCP)
+            ),
+            # From outside nobody gets at what is published on the loopback.
+            (*_TO_LOOPBACK, RETURN),
+            (jump("ports"),),
+        ),
+        ("nat", PREROUTING, -100),
+    ),
+    Chain("from_host", ((jump("ports"),),), ("nat", OUTPUT, -100)),
+    # The resolver on the loopback sees a client on the loopback.
+    Chain(
+        "into_host",
+        ((*_FROM_GUEST, *_TO_LOOPBACK, *come_from(2, b"\x7f\0\0\1")),),
+        ("nat", INPUT, 100),
+    ),
+    Chain(
+        "postrouting",
+        (
+            # ip saddr . oifname @exits4 masquerade
+            (*_IPV4, *_EXIT4, in_set("exits4"), MASQUERADE),
+            (*_IPV6, *_EXIT6, in_set("exits6"), MASQUERADE),
+            # To a published port from the loopback, or from a guest: perhaps the very same.
+            (*_TO_GUEST, *_IPV4, *_FROM_LOOPBACK4, MASQUERADE),
+            (*_TO_GUEST, *_IPV6, *_FROM_LOOPBACK6, MASQUERADE),
+            (*_TO_GUEST, *_FROM_GUEST, *_PUBLISHED, MASQUERADE),
+        ),
+        ("nat", POSTROUTING, 100),
+    ),
+)
+
 ROUTED = Table(
     INET,
     NAME,
     (
-        *(GUESTS4, GUESTS6, EXITS4, EXITS6, RESOLVERS4, RESOLVERS6, MARKS),
+        *(GUESTS4, GUESTS6, EXITS4, EXITS6, RESOLVERS4, RESOLVERS6, LOCAL_RESOLVERS, MARKS),
+        *(PORTS4, PORTS6, BOUND4, BOUND6),
+        *(HOST_USERS, NETWORKS, MEMBERS, RESTRICTED, EGRESS4, EGRESS6),
         *(_METADATA4, _METADATA6),
     ),
     (
         _SOURCE,
         _TO_HOST,
+        _EGRESS,
         _FROM_GUEST_CHAIN,
         _TO_GUEST_CHAIN,
         # Before connection tracking (-200): a forged frame leaves no trace there.
@@ -201,23 +331,15 @@ ROUTED = Table(
                 # meta mark set iifname map @marks
                 (*_FROM_GUEST, meta(IIFNAME), set_mark_by("marks")),
             ),
-            ("filter", 0, -300),
+            ("filter", PREROUTING, -300),
         ),
-        Chain("input", ((*_FROM_GUEST, jump("to_host")),), ("filter", 1, -10)),
+        Chain("input", ((*_FROM_GUEST, jump("to_host")),), ("filter", INPUT, -10)),
         Chain(
             "forward",
             ((*_FROM_GUEST, jump("from_guest")), (*_TO_GUEST, jump("to_guest"))),
-            ("filter", 2, -10),
+            ("filter", FORWARD, -10),
         ),
-        Chain(
-            "postrouting",
-            (
-                # ip saddr . oifname @exits4 masquerade
-                (*_IPV4, *_EXIT4, in_set("exits4"), MASQUERADE),
-                (*_IPV6, *_EXIT6, in_set("exits6"), MASQUERADE),
-            ),
-            ("nat", 4, 100),
-        ),
+        *_NAT,
     ),
 )
 """table inet hypercore: TAPs of mode nat"""
@@ -245,7 +367,9 @@ BRIDGED = Table(
                 (*(meta(PROTOCOL), equals(b"\x86\xdd")), *_icmp(_ICMPV6, 134), DROP),
             ),
         ),
-        Chain("prerouting", ((*_BRIDGED_FROM_GUEST, jump("source")),), ("filter", 0, -300)),
+        Chain(
+            "prerouting", ((*_BRIDGED_FROM_GUEST, jump("source")),), ("filter", PREROUTING, -300)
+        ),
     ),
 )
 """table bridge hypercore: TAPs of mode bridge"""
