@@ -33,7 +33,11 @@ def parse(path: Path, *, ref: str = "", check_host: bool = True) -> SpawnSpec:
     Raises:
         InvalidArgument, NotFound: naming file, line, key, value and remedy.
     """
-    document = load(path)
+    return from_document(load(path), ref=ref, check_host=check_host)
+
+
+def from_document(document: Table, *, ref: str = "", check_host: bool = True) -> SpawnSpec:
+    """As `parse`, of a document that may have come from elsewhere than a file."""
     spacecore = document.table("spacecore")
     hardware = document.table("hardware")
     vm = document.table("vm")

@@ -79,7 +79,12 @@ class Table:
     def fail(self, key: str, problem: str, *, hint: str = "") -> NoReturn:
         """Raise InvalidArgument naming file, line, key, its value and the `problem`."""
         value = f" = {_shown(self._values[key])}" if key in self._values else ""
-        raise InvalidArgument(f"{self.where(key)}{value}: {problem}", hint=hint)
+        raise InvalidArgument(
+            f"{self.where(key)}{value}: {problem}", hint=hint, field=self._field(key)
+        )
+
+    def _field(self, key: str) -> str:
+        return ".".join(str(part) for part in (*self._place, key))
 
     def text(self, key: str, default: str = "") -> str:
         value = self._take(key, default)
@@ -146,6 +151,7 @@ class Table:
             raise InvalidArgument(
                 f"{self.where(key)}: {what}",
                 hint=nearest(key, known) or "known here: " + ", ".join(known),
+                field=self._field(key),
             )
 
 

@@ -90,12 +90,14 @@ class Network(Message):
         "netns",
         "dns",
         "mtu",
+        "ports",
     )
     FIELDS = (
         Field(1, "mode", STRING),
         Field(2, "netns", STRING),
         Field(3, "dns", STRING, REPEATED),
         Field(4, "mtu", UINT, OPTIONAL),
+        Field(5, "ports", STRING, REPEATED),
     )
 
 

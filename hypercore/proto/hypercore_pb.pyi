@@ -72,6 +72,7 @@ class Network(Message):
     netns: str
     dns: list[str]
     mtu: int | None
+    ports: list[str]
     def __init__(
         self,
         *,
@@ -79,6 +80,7 @@ class Network(Message):
         netns: str = ...,
         dns: list[str] = ...,
         mtu: int | None = ...,
+        ports: list[str] = ...,
     ) -> None: ...
 
 class Spacecore(Message):
