@@ -8,7 +8,7 @@ import it where it is used.
 import asyncio
 import os
 import socket as sockets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -126,7 +126,7 @@ class Client:
         reply: type[M],
         *,
         timeout_s: float | None = CALL_TIMEOUT_S,
-    ) -> AsyncIterator[M]:
+    ) -> AsyncGenerator[M, None]:
         """Call a method that answers with a stream; errors as in `unary`."""
         call = self._open_channel().unary_stream(
             f"/{service.NAME}/{method}",
