@@ -10,7 +10,7 @@ import shlex
 import signal as signals
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any, Self
 from hypercore import (
     boot_files,
     engine_cleanup,
+    engine_control,
+    engine_events,
     engine_exec,
     engine_orphans,
     inventory,
@@ -401,6 +403,26 @@ class Engine:
         except NotFound as exc:
             raise StateError(f"microVM {record.microvm_id} has just ended") from exc
         return record
+
+    async def pause(self, wanted: str) -> Record:
+        """Stop the microVM's processors; idempotent. Returns the record as it was before."""
+        record = await self.find(wanted)
+        await engine_control.pause(self.client, record)
+        return record
+
+    async def resume(self, wanted: str) -> Record:
+        """Let a paused microVM go on; idempotent. Returns the record as it was before."""
+        record = await self.find(wanted)
+        await engine_control.resume(self.client, record)
+        return record
+
+    async def usage(self, wanted: str) -> engine_control.Usage:
+        """What a running microVM's container uses now."""
+        return await engine_control.usage(self.client, await self.find(wanted))
+
+    def events(self) -> AsyncGenerator[engine_events.Event | None, None]:
+        """What happens from now on; see engine_events.subscribe."""
+        return engine_events.subscribe(self.client)
 
     async def signal(self, record: Record, signum: int) -> None:
         """Pass a signal to the init process; nothing happens if it has ended."""
