@@ -97,6 +97,24 @@ async def list_all(client: "Client") -> list[Record]:
     return sorted(records, key=lambda record: record.created_at, reverse=True)
 
 
+async def get(client: "Client", microvm_id: str) -> Record | None:
+    """The microVM with exactly this id; None when there is none, or none of ours."""
+    from hypercore.containerd import containers, tasks
+
+    found = await asyncio.gather(
+        containers.get(client, microvm_id), tasks.get(client, microvm_id), return_exceptions=True
+    )
+    container, task = found
+    for failure in found:
+        if isinstance(failure, BaseException) and not isinstance(failure, NotFound):
+            raise failure
+    if isinstance(container, BaseException):
+        return None
+    if container.runtime is None or container.runtime.name not in RUNTIMES:
+        return None
+    return _record(container, None if isinstance(task, BaseException) else task)
+
+
 async def find(client: "Client", wanted: str) -> Record:
     """The microVM with this id, id prefix or name.
 
