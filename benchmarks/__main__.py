@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import machine
 from tests.functional import instance
 
-HOST_NAMES = ("pump",)  # need no instance
+HOST_NAMES = ("pump", "shim_start")  # need no instance
 NAMES = ("spawn", "exec", "network")
 RESULTS = Path(".benchmarks/results.jsonl")
 
