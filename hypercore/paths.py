@@ -68,6 +68,31 @@ def containerd_notify() -> Path:
     return run_dir() / "containerd.notify"
 
 
+def api_socket() -> Path:
+    """Where `hypercore serve` listens for HTTP."""
+    return run_dir() / "api.sock"
+
+
+def grpc_socket() -> Path:
+    """Where `hypercore serve` listens for gRPC."""
+    return run_dir() / "grpc.sock"
+
+
+def grpc_inner_socket() -> Path:
+    """gRPC's own socket when systemd holds the one above; its library takes no open one."""
+    return run_dir() / "grpc.inner"
+
+
+def tokens_file() -> Path:
+    """Digests of the tokens that remote callers present."""
+    return data_dir() / "tokens.json"
+
+
+def uploads_dir() -> Path:
+    """Image archives while they are received."""
+    return data_dir() / "uploads"
+
+
 def blockfile_dir() -> Path:
     return data_dir() / "blockfile"
 
@@ -145,6 +170,11 @@ class MicroVMPaths:
         return self.data / "vmm.argv"
 
     @property
+    def snapshot_dir(self) -> Path:
+        """Where a confined VMM finds the files it is to write a VM snapshot to; else empty."""
+        return self.data / "snapshot"
+
+    @property
     def exit_record(self) -> Path:
         return self.data / "exit.json"
 
@@ -195,6 +225,11 @@ class MicroVMPaths:
     def vmm_fifo(self) -> Path:
         """Where a VMM writes that opens its log by name; leads into vmm_log."""
         return self.vmm_dir / "log"
+
+    @property
+    def metrics_fifo(self) -> Path:
+        """Where a VMM writes its counters, for who asks for them."""
+        return self.vmm_dir / "metrics"
 
     @property
     def api_socket(self) -> Path:
