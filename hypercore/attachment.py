@@ -19,6 +19,7 @@ class Attachment:
     """A microVM's end of the network.
 
     `tap_fd` is the caller's to hand to the VMM and to close; the TAP ends with its last copy.
+    `port_fds` are the caller's too, to be kept open as long as the microVM has its ports.
     A VMM that opens its TAP by name gets `netns_fd`, the network namespace to run it in. Without
     a network both are -1, and there is nothing to configure.
     """
@@ -31,6 +32,7 @@ class Attachment:
     dns_servers: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     netns_fd: int = -1
+    port_fds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

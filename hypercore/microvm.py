@@ -21,7 +21,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from hypercore import boot_files, cgroup, cmdline, network, paths, providers, slots, vmm, vsock
+from hypercore import (
+    boot_files,
+    cgroup,
+    cmdline,
+    network,
+    paths,
+    providers,
+    slots,
+    vm_features,
+    vmm,
+    vsock,
+)
 from hypercore.agent_client import AgentClient
 from hypercore.config import HostConfig
 from hypercore.errors import (
@@ -173,7 +184,7 @@ class MicroVM:
 
     async def pause(self) -> None:
         """Stop the guest's CPUs. Raises InvalidArgument if the provider cannot."""
-        chosen = self._require_pause(State.RUNNING)
+        chosen = self._require_feature(State.RUNNING, Feature.PAUSE, "pause a microVM")
         deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
         await chosen.provider.pause(chosen.boot, deadline)
         if self.state == State.RUNNING:  # it may have ended meanwhile
@@ -181,7 +192,7 @@ class MicroVM:
 
     async def resume(self) -> None:
         """Let a paused guest run on, with the host's time."""
-        chosen = self._require_pause(State.PAUSED)
+        chosen = self._require_feature(State.PAUSED, Feature.PAUSE, "pause a microVM")
         deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
         await chosen.provider.resume(chosen.boot, deadline)
         if self.state == State.PAUSED:
@@ -262,6 +273,8 @@ class MicroVM:
                 self.config,
                 tap_owner=max(self._uid, 0) if provider.tap_by_name else -1,
             )
+            for fd in self.attachment.port_fds:
+                self._owned.callback(os.close, fd)
         with contextlib.ExitStack() as lent:  # fds that only the VMM keeps
             fds: dict[str, int] = {}
             if self.attachment.tap_fd >= 0:
@@ -279,7 +292,7 @@ class MicroVM:
             fds["console"] = self._group.open_console()
             commands = provider.render(boot, probe)
             self._check_disks(commands[-1], disks)
-            self._lend_sockets(commands, fds, lent)
+            self._lend_sockets(provider, commands, fds, lent)
             self._save_argv(commands)
             deadline = loop.time() + timeout_s
             await self._spawn(commands, fds, self._make_cgroup(commands, lent))
@@ -302,7 +315,7 @@ class MicroVM:
     def _make_directories(self) -> None:
         """The making of vmm_dir decides which of two microVMs of one id may go on."""
         try:
-            for directory in (self.files.data, self.files.run):
+            for directory in (self.files.data, self.files.snapshot_dir, self.files.run):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.files.vmm_dir.mkdir(mode=0o700)
         except FileExistsError as exc:
@@ -321,6 +334,7 @@ class MicroVM:
         disks: tuple[Disk, ...],
         slot: int,
     ) -> BootSpec:
+        vm_features.check(provider, self.spec.hardware, files.kernel_path)
         if self.spec.jail:
             vmm.check_readable(files.kernel_path, "kernel")
             if files.initrd_path is not None:
@@ -344,6 +358,8 @@ class MicroVM:
             control_port=control_port,
             paths=self.files,
             jail=self.spec.jail,
+            disk_limits=self.spec.hardware.disk_limits,
+            balloon_mib=self.spec.hardware.balloon_mib,
         )
 
     def _check_disks(self, command: VmmCommand, disks: tuple[Disk, ...]) -> None:
@@ -367,11 +383,18 @@ class MicroVM:
         return listener
 
     def _lend_sockets(
-        self, commands: tuple[VmmCommand, ...], fds: dict[str, int], lent: contextlib.ExitStack
+        self,
+        provider: Provider,
+        commands: tuple[VmmCommand, ...],
+        fds: dict[str, int],
+        lent: contextlib.ExitStack,
     ) -> None:
-        """The VMM's control socket, bound by us so that it needs no directory to write to."""
+        """The VMM's control socket, bound by us so that it needs no directory to write to; and
+        the pipe for its events."""
         names = commands[-1].fds
         try:
+            if "events" in names:
+                fds["events"] = self._group.open_events(provider.guest_end)
             if "api" in names:
                 listener = vsock.listen_hybrid(self.files.api_socket, -1)
                 lent.callback(listener.close)
@@ -518,11 +541,10 @@ class MicroVM:
         if self.state in (State.RUNNING, State.PAUSED):
             self._advance(State.STOPPED)
 
-    def _require_pause(self, state: State) -> _Chosen:
+    def _require_feature(self, state: State, feature: Feature, what: str) -> _Chosen:
         self._require(state)
         assert self._chosen is not None
-        if not self._chosen.provider.features & Feature.PAUSE:
-            raise InvalidArgument(f"provider {self._chosen.provider.name} cannot pause a microVM")
+        vm_features.require(self._chosen.provider, feature, what)
         return self._chosen
 
     def _require(self, state: State) -> None:

@@ -18,6 +18,7 @@ from hypercore import (
     netlink,
     nft,
     policy_route,
+    ports,
     resolver,
     ruleset,
     slots,
@@ -53,12 +54,17 @@ def attach(
     plan = _plan(slot, pool, ipv6=ipv6)
     _check_guest_address(plan.guest4, pool)
     host_settings.forward_ipv4(nic)
+    for other in ports.links_of(spec.ports):
+        host_settings.forward_ipv4(other)
     if ipv6:
         host_settings.forward_ipv6(nic)
     dns = resolver.choose(microvm_id, spec.dns, ipv6=ipv6)
     mac = mac_of(microvm_id)
     mark = 0 if way_out.is_default else policy_route.ensure(nic)
-    elements = tuple(_elements(tap.name_of(slot), mac, plan, nic.name, dns.servers, mark))
+    elements = (
+        *_elements(tap.name_of(slot), mac, plan, nic.name, dns.servers, mark),
+        *ports.elements(spec.ports, plan.guest4, plan.guest6),
+    )
     layout = tap.Layout(
         group=ruleset.ROUTED_GROUP,
         mtu=mtu,
@@ -68,8 +74,10 @@ def attach(
         guest6=plan.guest6,
         guest_mac=mac,
         tap_owner=tap_owner,
+        route_localnet=ports.use_loopback(spec.ports),
     )
     with (
+        ports.reserved(spec.ports) as port_fds,
         recorded(microvm_id, Record(elements)),
         tap.created(microvm_id, slot, layout) as made,
     ):
@@ -83,6 +91,7 @@ def attach(
         interfaces=(_interface(mac, plan, mtu),),
         dns_servers=dns.servers,
         dns_search=dns.search,
+        port_fds=port_fds,
     )
 
 

@@ -7,7 +7,7 @@ _tap.pyx. No pyroute2: its import costs 180 ms.
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from hypercore import _tap
@@ -238,6 +238,8 @@ def routes(family: int, *, netns_fd: int = -1) -> list[Route]:
     return [route for route in found if route.is_unicast]
 
 
+IFF_UP, IFF_LOOPBACK = 0x1, 0x8
+
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RT_SCOPE_UNIVERSE = 0
 
@@ -261,6 +263,16 @@ def addresses(
             packed = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
             if packed and index == ifindex and scope == _RT_SCOPE_UNIVERSE:
                 found.append(f"{socket.inet_ntop(family, packed)}/{prefix}")
+    return found
+
+
+def owners(wanted: Collection[bytes]) -> set[int]:
+    """ifindexes of the links that have one of these addresses."""
+    found = set()
+    for _, payload in dump(NETLINK_ROUTE, message(RTM_GETADDR, DUMP, bytes(8))):
+        values = attrs(payload, 8)
+        if (values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)) in wanted:
+            found.add(struct.unpack_from("=I", payload, 4)[0])
     return found
 
 

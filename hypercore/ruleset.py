@@ -173,7 +173,7 @@ _DNS_ALLOWED: tuple[Rule, ...] = tuple(
 
 _FROM: Rule = (meta(IIFNAME),)
 _FROM_LOOPBACK4: Rule = (*(payload(NETWORK, 12, 4), masked(b"\xff\0\0\0"), equals(b"\x7f\0\0\0")),)
-_FROM_LOOPBACK6: Rule = (payload(NETWORK, 8, 16), equals(bytes(15) + b"\1"))
+_LOOPBACK6 = bytes(15) + b"\1"
 _TO_LOOPBACK: Rule = (*_IPV4, *_TARGET4, masked(b"\xff\0\0\0"), equals(b"\x7f\0\0\0"))
 
 _SOURCE = Chain(
@@ -286,7 +286,15 @@ _NAT = (
         ),
         ("nat", PREROUTING, -100),
     ),
-    Chain("from_host", ((jump("ports"),),), ("nat", OUTPUT, -100)),
+    Chain(
+        "from_host",
+        (
+            # What has the source ::1 cannot leave the loopback: better refused than lost.
+            (*_IPV6, *_TARGET6, equals(_LOOPBACK6), RETURN),
+            (jump("ports"),),
+        ),
+        ("nat", OUTPUT, -100),
+    ),
     # The resolver on the loopback sees a client on the loopback.
     Chain(
         "into_host",
@@ -301,7 +309,6 @@ _NAT = (
             (*_IPV6, *_EXIT6, in_set("exits6"), MASQUERADE),
             # To a published port from the loopback, or from a guest: perhaps the very same.
             (*_TO_GUEST, *_IPV4, *_FROM_LOOPBACK4, MASQUERADE),
-            (*_TO_GUEST, *_IPV6, *_FROM_LOOPBACK6, MASQUERADE),
             (*_TO_GUEST, *_FROM_GUEST, *_PUBLISHED, MASQUERADE),
         ),
         ("nat", POSTROUTING, 100),

@@ -48,6 +48,8 @@ class Layout:
     netns_fd: int = -1
     tap_owner: int = -1
     """uid of a VMM that opens its TAP by name; -1: it gets the TAP's fd"""
+    route_localnet: bool = False
+    """something on 127.0.0.0/8 is led to the guest, or the guest to it"""
 
     def settings(self) -> dict[str, Any]:
         """What _tap.create is to do to the device."""
@@ -64,6 +66,7 @@ class Layout:
             "master": self.bridge_ifindex,
             "redirect_to": self.redirect_to,
             "netns_fd": self.netns_fd,
+            "route_localnet": self.route_localnet,
         }
 
 

@@ -7,6 +7,7 @@ VMM would. Set up by pyroute2, so that a mistake in our own netlink is not repea
 
 import contextlib
 import ctypes
+import errno
 import ipaddress
 import os
 import selectors
@@ -15,11 +16,15 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import pytest
 from pyroute2 import IPRoute
 
-from hypercore import _tap, network
+from hypercore import _tap, network, resolver, slots
+from hypercore.config import HostConfig
 from hypercore.proto.agent_pb import Interface
+from hypercore.spec import NetworkSpec
 
 PATIENCE_S = 20.0
 """for what has to arrive; nothing waits that long when all is well"""
@@ -222,8 +227,12 @@ def listen(netns: int | None, address: str, port: int) -> socket.socket:
         made = socket.socket(_family(address), socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.settimeout(PATIENCE_S)
-    made.bind((address, port))
-    made.listen()
+    try:
+        made.bind((address, port))
+        made.listen()
+    except BaseException:
+        made.close()
+        raise
     return made
 
 
@@ -282,3 +291,58 @@ def udp_frame(
         udp = udp[:6] + struct.pack(">H", _checksum(pseudo + udp)) + udp[8:]
         packet = struct.pack(">IHBB", 6 << 28, len(udp), 17, 64) + a + b + udp
     return HEADER + target_mac + source_mac + struct.pack(">H", ethertype) + packet
+
+
+# -- microVMs' networks, without a VM --
+
+
+def own_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolv_conf: str) -> None:
+    """Directories of the test's own, and a resolver file."""
+    monkeypatch.setenv("HYPERCORE_RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("HYPERCORE_SLOTS_DIR", str(tmp_path / "slots"))
+    resolv = tmp_path / "resolv.conf"
+    resolv.write_text(resolv_conf)
+    monkeypatch.setattr(resolver.discover, "__kwdefaults__", {"files": (resolv,)})
+
+
+@contextlib.contextmanager
+def attached(microvm_id: str, spec: NetworkSpec) -> Iterator[network.Attachment]:
+    slot = slots.acquire(microvm_id)
+    made = network.attach(microvm_id, slot, spec, HostConfig())
+    try:
+        yield made
+    finally:
+        for fd in (made.tap_fd, *made.port_fds):
+            os.close(fd)
+        network.detach(microvm_id, slot)
+        slots.release(microvm_id)
+
+
+@contextlib.contextmanager
+def attached_guest(microvm_id: str, spec: NetworkSpec) -> Iterator[Guest]:
+    with attached(microvm_id, spec) as attachment, guest(attachment) as made:
+        yield made
+
+
+def assert_tcp(
+    source: int | None, target: int | None, address: str, port: int, *, at: tuple[str, int]
+) -> str:
+    """TCP from namespace to namespace: to `address` and `port`, and the server is `at` another.
+
+    Returns the address that the server saw.
+    """
+    with listen(target, *at) as server, connect(source, address, port) as client:
+        connection, peer = server.accept()
+        with connection:
+            client.sendall(b"ping")
+            assert connection.recv(4) == b"ping"
+            connection.sendall(b"pong")
+            assert client.recv(4) == b"pong"
+        return str(peer[0])
+
+
+def assert_refused(source: int | None, address: str, port: int) -> None:
+    """The host says at once that this is not allowed; nothing hangs."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        connect(source, address, port).close()
+    assert caught.value.errno in (errno.EHOSTUNREACH, errno.EACCES)
