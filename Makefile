@@ -100,7 +100,7 @@ lint: build ## ruff, mypy --strict, the rooms' stubs, cython-lint, generated mes
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cython-lint $(filter %.pyx %.pxd,$(NATIVE_SOURCES))
-	$(PY) -m mypy.stubtest --allowlist scripts/stubtest-allowlist.txt $(subst /,.,$(patsubst %.pyx,%,$(filter %.pyx,$(NATIVE_SOURCES)))) hypercore.wire.codec
+	$(PY) -m mypy.stubtest --allowlist scripts/stubtest-allowlist.txt $(subst /,.,$(patsubst %.pyx,%,$(filter %.pyx,$(NATIVE_SOURCES)))) hypercore.wire.codec hypercore.wire.tar
 	$(PY) scripts/protogen.py --check
 
 .PHONY: format

@@ -8,6 +8,7 @@ cdef extern from *:
     #include <fcntl.h>
     #include <linux/blkpg.h>
     #include <linux/openat2.h>
+    #include <sched.h>
     #include <signal.h>
     #include <sys/ioctl.h>
     #include <sys/mount.h>
@@ -62,6 +63,7 @@ cdef extern from *:
         };
         return ioctl(fd, BLKPG, &arg) < 0 ? -errno : 0;
     }
+    static long hc_join_namespace(int fd) { return setns(fd, 0) < 0 ? -errno : 0; }
     static long hc_load_module(int fd) {
         return syscall(SYS_finit_module, fd, "", 0) < 0 ? -errno : 0;
     }
@@ -80,6 +82,7 @@ cdef extern from *:
     long hc_splice(int source, int target, size_t size) noexcept nogil
     long hc_open_beneath(int root_fd, const char *path, int flags, unsigned mode) noexcept nogil
     long hc_add_partition(int fd, int number, long long start, long long length) noexcept nogil
+    long hc_join_namespace(int fd) noexcept nogil
     long hc_load_module(int fd) noexcept nogil
     long hc_limit_files(unsigned long soft, unsigned long hard) noexcept nogil
     long hc_reboot(int how) noexcept nogil
@@ -134,6 +137,11 @@ def open_beneath(int root_fd, str path, int flags, unsigned mode=0):
 def add_partition(int fd, int number, long long start, long long length):
     """Make a part of a block device a device of its own, without a table on it."""
     checked(hc_add_partition(fd, number, start, length), f"partition {number}")
+
+
+def join_namespace(int fd):
+    """setns(2), into what `fd` of /proc/PID/ns is open on."""
+    checked(hc_join_namespace(fd), "setns")
 
 
 def load_module(int fd):

@@ -20,7 +20,7 @@ from pathlib import Path
 AGENT_DIR = Path(__file__).resolve().parent
 HYPERCORE_DIR = AGENT_DIR.parent / "hypercore"
 
-SHARED = ("wire/codec.py", "proto/types_pb.py", "proto/agent_pb.py")
+SHARED = ("wire/codec.py", "wire/tar.py", "proto/types_pb.py", "proto/agent_pb.py")
 """What host and guest have in common."""
 
 PACKAGES = ("agent", "hypercore", "hypercore.wire", "hypercore.proto")

@@ -2,7 +2,7 @@
 
 import posix
 
-from agent import _build, _sys, cgroups, clock, files, network, runtime, tasks
+from agent import _build, _sys, cgroups, clock, copier, files, network, runtime, tasks
 from agent.errors import (
     ALREADY_EXISTS,
     FAILED_PRECONDITION,
@@ -55,7 +55,7 @@ class Agent:
             self._modules.load("net")
         network.configure(request.interfaces)
         self._hello = request
-        features = ["tty", "exec", "freeze", "overlay", "oom"]
+        features = ["tty", "exec", "freeze", "overlay", "oom", "copy", "sockets"]
         features += [f"runtime:{name}" for name in runtime.available()]
         return agent_pb.HelloResponse(
             version=PROTOCOL_VERSION,
@@ -181,6 +181,14 @@ class Agent:
         yield from container.delete()
         self._containers.pop(request.container_id, None)
         return types_pb.Empty()
+
+    def copy(self, request):
+        yield from copier.copy(self._container(request), request)
+        return types_pb.Empty()
+
+    def next_connection(self, request):
+        name, token = yield from self._container(request).forwards.next()
+        return agent_pb.ConnectionResponse(name=name, token=token)
 
     def _container(self, request):
         container = self._containers.get(request.container_id)

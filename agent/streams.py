@@ -86,6 +86,20 @@ class Registry:
             if token and token not in self._waiting:
                 raise RpcError(FAILED_PRECONDITION, f"no stream with token {token.hex()}")
 
+    def take(self, token):
+        """The waiting connection of `token`, the caller's from now on; RpcError without one."""
+        check_token(token)
+        self.check([token])
+        sock = self._waiting.pop(token, None)
+        if sock is None:
+            raise RpcError(INVALID_ARGUMENT, "no token of a stream")
+        self._loop.remove(sock.fileno())
+        return sock
+
+    def expect(self, token, user):
+        """Give a connection that is yet to come with `token` to `user`."""
+        self._users[token] = user
+
     def claim(self, token, user):
         """Give the waiting connection to `user`; later ones with this token go there too."""
         sock = self._waiting.pop(token)

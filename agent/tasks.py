@@ -7,7 +7,7 @@ import _socket
 import posix
 import time
 
-from agent import cgroups, files, mounts, runtime, streams
+from agent import cgroups, files, forward, mounts, runtime, streams
 from agent.errors import (
     ALREADY_EXISTS,
     FAILED_PRECONDITION,
@@ -136,6 +136,9 @@ class Container:
         self.directory = f"{mounts.RUN}/{container_id}"
         self.root = mounts.Root(self.directory)
         self.processes = {}
+        self.forwards = forward.Forwards(events, registry, self.directory)
+        self.copies = set()
+        """pids of children that copy files for the host"""
         self.created = False
         self.started = False
         self._oom_fd = -1
@@ -158,6 +161,7 @@ class Container:
         try:
             yield from self.root.mount(request.root_disks, request.binds)
             try:
+                self.forwards.listen(request.sockets)
                 for path, (mode, content) in made_files.items():
                     self.root.inject(path, mode, content)
                 files.write(self.directory + "/config.json", request.config_json)
@@ -256,6 +260,9 @@ class Container:
             self.loop.remove(self._oom_fd)
             fd, self._oom_fd = self._oom_fd, -1
             posix.close(fd)
+        for pid in self.copies:
+            posix.kill(pid, 9)
+        self.forwards.close()
         for process in self.processes.values():
             process.close()
         self.processes.clear()

@@ -1,6 +1,7 @@
 """Typed calls to the agent of one guest, over its control connection. Each has a deadline.
 
-Only `wait` may last; it ends with the connection, which microvm.py closes when the VMM is gone.
+`wait`, `copy` and `next_connection` may last; they end with the connection, which microvm.py
+closes when the VMM is gone.
 The agent is not trusted: a reply is bounded here, and read by a codec that bounds the rest.
 """
 
@@ -134,6 +135,15 @@ class AgentClient:
         """Forget an ended process; for a container also delete it and unmount its root."""
         request = agent_pb.ProcessRequest(container_id=container_id, exec_id=exec_id)
         await self._request("Delete", request, types_pb.Empty, START_S)
+
+    async def copy(self, request: agent_pb.CopyRequest) -> None:
+        """Copy files; ends with the stream that the request names, so without a deadline."""
+        await self._request("Copy", request, types_pb.Empty, None)
+
+    async def next_connection(self, container_id: str) -> agent_pb.ConnectionResponse:
+        """Wait for a connection to a forwarded socket, without a deadline."""
+        request = agent_pb.ProcessRequest(container_id=container_id)
+        return await self._request("NextConnection", request, agent_pb.ConnectionResponse, None)
 
     async def power_off(self) -> None:
         """Sync, unmount and turn the VM off; returns before it is off."""

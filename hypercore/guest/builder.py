@@ -19,7 +19,7 @@ from hypercore.guest.toolchain import Progress, Toolchain
 
 _SOURCES = Path(__file__).resolve().parent
 _AGENT = _SOURCES.parents[1] / "agent"
-_WIRE = ("wire/codec.py", "proto/types_pb.py", "proto/agent_pb.py")
+_WIRE = ("wire/codec.py", "wire/tar.py", "proto/types_pb.py", "proto/agent_pb.py")
 
 
 def build_assets(progress: Progress) -> Path:

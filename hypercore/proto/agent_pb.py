@@ -142,6 +142,21 @@ class Stdio(Message):
     )
 
 
+class ForwardedSocket(Message):
+    __slots__ = (
+        "name",
+        "mode",
+        "uid",
+        "gid",
+    )
+    FIELDS = (
+        Field(1, "name", STRING),
+        Field(2, "mode", UINT),
+        Field(3, "uid", UINT),
+        Field(4, "gid", UINT),
+    )
+
+
 class CreateRequest(Message):
     __slots__ = (
         "container_id",
@@ -151,6 +166,7 @@ class CreateRequest(Message):
         "files",
         "runtime",
         "binds",
+        "sockets",
     )
     FIELDS = (
         Field(1, "container_id", STRING),
@@ -160,6 +176,37 @@ class CreateRequest(Message):
         Field(5, "files", MESSAGE, REPEATED, InjectedFile),
         Field(6, "runtime", STRING),
         Field(7, "binds", MESSAGE, OPTIONAL, RootDisk),
+        Field(8, "sockets", MESSAGE, REPEATED, ForwardedSocket),
+    )
+
+
+class ConnectionResponse(Message):
+    __slots__ = (
+        "name",
+        "token",
+    )
+    FIELDS = (
+        Field(1, "name", STRING),
+        Field(2, "token", BYTES),
+    )
+
+
+class CopyRequest(Message):
+    __slots__ = (
+        "container_id",
+        "path",
+        "token",
+        "into",
+        "only_entry",
+        "preserve_ownership",
+    )
+    FIELDS = (
+        Field(1, "container_id", STRING),
+        Field(2, "path", STRING),
+        Field(3, "token", BYTES),
+        Field(4, "into", BOOL),
+        Field(5, "only_entry", BOOL),
+        Field(6, "preserve_ownership", BOOL),
     )
 
 
@@ -342,5 +389,7 @@ class Agent:
         "Pause": (ProcessRequest, types_pb.Empty),
         "Resume": (ProcessRequest, types_pb.Empty),
         "Delete": (ProcessRequest, types_pb.Empty),
+        "Copy": (CopyRequest, types_pb.Empty),
+        "NextConnection": (ProcessRequest, ConnectionResponse),
         "PowerOff": (types_pb.Empty, types_pb.Empty),
     }

@@ -120,6 +120,20 @@ class Stdio(Message):
         columns: int = ...,
     ) -> None: ...
 
+class ForwardedSocket(Message):
+    name: str
+    mode: int
+    uid: int
+    gid: int
+    def __init__(
+        self,
+        *,
+        name: str = ...,
+        mode: int = ...,
+        uid: int = ...,
+        gid: int = ...,
+    ) -> None: ...
+
 class CreateRequest(Message):
     container_id: str
     root_disks: RootDisks | None
@@ -128,6 +142,7 @@ class CreateRequest(Message):
     files: list[InjectedFile]
     runtime: str
     binds: RootDisk | None
+    sockets: list[ForwardedSocket]
     def __init__(
         self,
         *,
@@ -138,6 +153,35 @@ class CreateRequest(Message):
         files: list[InjectedFile] = ...,
         runtime: str = ...,
         binds: RootDisk | None = ...,
+        sockets: list[ForwardedSocket] = ...,
+    ) -> None: ...
+
+class ConnectionResponse(Message):
+    name: str
+    token: bytes
+    def __init__(
+        self,
+        *,
+        name: str = ...,
+        token: bytes = ...,
+    ) -> None: ...
+
+class CopyRequest(Message):
+    container_id: str
+    path: str
+    token: bytes
+    into: bool
+    only_entry: bool
+    preserve_ownership: bool
+    def __init__(
+        self,
+        *,
+        container_id: str = ...,
+        path: str = ...,
+        token: bytes = ...,
+        into: bool = ...,
+        only_entry: bool = ...,
+        preserve_ownership: bool = ...,
     ) -> None: ...
 
 class ProcessRequest(Message):

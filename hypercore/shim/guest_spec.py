@@ -6,14 +6,16 @@ cgroups, and its security labels.
 """
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hypercore.errors import InvalidArgument, from_os_error
 from hypercore.proto.agent_pb import InjectedFile
 from hypercore.shim.binds import HostBind
+from hypercore.shim.forward import HostSocket
 
 GUEST_OCI_VERSION = "1.0.2"
 """crun before 1.9 refuses later ones ("unknown version specified")."""
@@ -49,6 +51,7 @@ class GuestSpec:
     config: Document
     files: tuple[InjectedFile, ...]
     binds: tuple[HostBind, ...] = ()
+    sockets: tuple[HostSocket, ...] = ()
 
 
 def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
@@ -65,7 +68,7 @@ def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
     for name in ("vm", "windows", "solaris"):
         if name in config:
             raise InvalidArgument(f"config.json has a section {name!r}: it is not for Linux")
-    mounts, files, binds = _mounts(config.get("mounts") or (), f"/run/hc/{container_id}/binds")
+    mounts = _mounts(config.get("mounts") or (), f"/run/hc/{container_id}")
     for name in _LINUX_DROPPED:
         linux.pop(name, None)
     linux["namespaces"] = _namespaces(linux.get("namespaces") or ())
@@ -78,13 +81,13 @@ def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
         "ociVersion": GUEST_OCI_VERSION,
         "process": process(config.get("process") or {}),
         "root": {"path": "rootfs", "readonly": bool((config.get("root") or {}).get("readonly"))},
-        "mounts": mounts,
+        "mounts": mounts.kept,
         "linux": linux,
     }
     for name in ("hostname", "domainname"):
         if config.get(name):
             result[name] = config[name]
-    return GuestSpec(result, tuple(files), tuple(binds))
+    return GuestSpec(result, tuple(mounts.files), tuple(mounts.binds), tuple(mounts.sockets))
 
 
 def memory_mib(config: Mapping[str, Any], default_mib: int) -> int:
@@ -170,31 +173,52 @@ def _devices(devices: Sequence[Mapping[str, Any]]) -> list[Document]:
     ]
 
 
-def _mounts(
-    mounts: Sequence[Mapping[str, Any]], guest_dir: str
-) -> tuple[list[Document], list[InjectedFile], list[HostBind]]:
-    """Mounts for the guest, files to inject, and what is to be found below `guest_dir`."""
-    kept: list[Document] = []
-    files: list[InjectedFile] = []
-    binds: list[HostBind] = []
+@dataclass(slots=True)
+class _Mounts:
+    """config.json's mounts, sorted by how a guest gets them."""
+
+    kept: list[Document] = field(default_factory=list)
+    files: list[InjectedFile] = field(default_factory=list)
+    binds: list[HostBind] = field(default_factory=list)
+    sockets: list[HostSocket] = field(default_factory=list)
+
+
+def _mounts(mounts: Sequence[Mapping[str, Any]], guest_dir: str) -> _Mounts:
+    """What the host provides is to be found below `guest_dir`."""
+    found = _Mounts()
     for mount in mounts:
         options = list(mount.get("options") or ())
         destination = os.path.normpath(mount.get("destination") or "/")
+        source = mount.get("source") or ""
         kind = mount.get("type") or ""
-        if kind == "bind" or "bind" in options or "rbind" in options:
-            source = mount.get("source") or ""
-            if destination in INJECTED:
-                files.append(InjectedFile(path=destination, mode=0o644, content=_read(source)))
+        if kind in ("bind", "uds") or "bind" in options or "rbind" in options:
+            if destination in INJECTED and kind != "uds":
+                content = _read(source)
+                found.files.append(InjectedFile(path=destination, mode=0o644, content=content))
                 continue
             if not os.path.isabs(source):
                 raise InvalidArgument(f"bind mount of {source!r} on {destination}: relative path")
-            bind = HostBind(str(len(binds)), Path(source), destination)
-            binds.append(bind)
             options = [o for o in options if o not in _BIND_DROPPED]
-            mount = {**mount, "type": "bind", "source": f"{guest_dir}/{bind.name}"}
-            options += ["bind", "ro"]
-        kept.append({**mount, "options": [o for o in options if o not in ("rro", "rprivate")]})
-    return kept, files, binds
+            if kind == "uds" or _is_socket(source):
+                given = HostSocket(str(len(found.sockets)), source, destination)
+                found.sockets.append(given)
+                mount = {**mount, "type": "bind", "source": f"{guest_dir}/sockets/{given.name}"}
+                options += ["bind"]
+            else:
+                bind = HostBind(str(len(found.binds)), Path(source), destination)
+                found.binds.append(bind)
+                mount = {**mount, "type": "bind", "source": f"{guest_dir}/binds/{bind.name}"}
+                options += ["bind", "ro"]
+        options = [o for o in options if o not in ("rro", "rprivate")]
+        found.kept.append({**mount, "options": options})
+    return found
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False  # whoever copies it says what is wrong
 
 
 def _read(source: str) -> bytes:

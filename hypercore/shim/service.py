@@ -23,6 +23,7 @@ from hypercore.proto.types_pb import Any, Empty
 from hypercore.shim.host import Host
 from hypercore.shim.process import State
 from hypercore.shim.task import Task
+from hypercore.shim.transfer import TransferService
 from hypercore.wire.server import Handler, Server
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class TaskService:
         }
         for name in SERVICES:
             server.add(name, task_pb.Task.METHODS, handlers)
+        TransferService(self.find).serve_on(server)
         launcher = launcher_pb.Launcher
         server.add(launcher.NAME, launcher.METHODS, {"Register": self.register})
 

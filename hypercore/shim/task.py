@@ -34,13 +34,13 @@ from hypercore.microvm import MicroVM
 from hypercore.proto import agent_pb
 from hypercore.proto import task_events_pb as events
 from hypercore.proto.task_pb import CreateTaskRequest, ExecProcessRequest
-from hypercore.shim import binds, guest_spec, records, rootfs
+from hypercore.shim import binds, create_request, forward, guest_spec, records, rootfs
 from hypercore.shim.events import timestamp
 from hypercore.shim.host import Host
 from hypercore.shim.process import KILLED, Exit, Process, State
 from hypercore.shim.streams import ProcessIO
 from hypercore.shim.taskio import open_io
-from hypercore.spec import ANNOTATION_PREFIX, Disk, MicroVMSpec, RootDisks, from_annotations
+from hypercore.spec import ANNOTATION_PREFIX, MicroVMSpec, RootDisks, from_annotations
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Task:
         self._request = request
         self._microvm: MicroVM | None = None
         self._guest: guest_spec.GuestSpec | None = None
+        self._sockets: list[agent_pb.ForwardedSocket] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """done once the agent has said how init ended, or cannot any more"""
@@ -157,6 +158,9 @@ class Task:
             )
         )
         self._own(self._watch_init())
+        if self._guest.sockets:
+            named = {given.name: given for given in self._guest.sockets}
+            self._own(forward.serve(self.agent, self.id, named, self.open_stream))
         return pid
 
     def _prepare_data(self, request: CreateTaskRequest) -> RootDisks:
@@ -167,6 +171,7 @@ class Task:
             self.paths.exit_record.unlink(missing_ok=True)
         except OSError as exc:
             raise from_os_error(exc, f"make {self.paths.data}") from exc
+        self._sockets = [forward.described(given) for given in self._guest.sockets]
         bound = self._guest.binds
         disk = binds.disk(bound, self.paths.binds) if bound else None
         root = rootfs.root_disks(
@@ -191,33 +196,13 @@ class Task:
     async def _create_container(self, disks: RootDisks) -> None:
         assert self._guest is not None
         assert self._microvm is not None
-        attachment = self._microvm.attachment
-
-        serial = self._microvm.disk_serial
-
-        def disk(given: Disk, part: tuple[int, int] = (0, 0)) -> agent_pb.RootDisk:
-            return agent_pb.RootDisk(
-                serial=serial(given),
-                fs_type=given.fs_type,
-                writable=not given.read_only,
-                offset_bytes=part[0],
-                size_bytes=part[1],
-            )
-
-        request = agent_pb.CreateRequest(
-            container_id=self.id,
-            root_disks=agent_pb.RootDisks(
-                read_only=[disk(d, p) for d in disks.read_only for p in d.parts or [(0, 0)]],
-                writable=disk(disks.writable) if disks.writable else None,
-            ),
-            config_json=json.dumps(self._guest.config).encode(),
+        request = create_request.render(
+            self.id,
+            self._guest,
+            disks,
+            self._microvm,
             stdio=self.init.stdio,
-            files=list(
-                guest_spec.network_files(
-                    self._guest, attachment.dns_servers, attachment.dns_search
-                )
-            ),
-            binds=disk(disks.binds) if disks.binds else None,
+            sockets=self._sockets,
         )
         try:
             await self.agent.create(request)
@@ -231,6 +216,12 @@ class Task:
         self.paths.stdio_socket.symlink_to(self.host.stdio_socket)
 
     # -- streams
+
+    async def open_stream(self, token: bytes) -> int:
+        """A stream into the guest, for those who know what to do with it; see MicroVM."""
+        if self._microvm is None:
+            raise StateError(f"task {self.id} has no microVM yet")
+        return await self._microvm.open_stream(token)
 
     async def _open_io(self, process: Process) -> ProcessIO:
         assert self._microvm is not None
