@@ -40,7 +40,7 @@ PROMISES = (
 )
 """(ours, figure, peer or none, at most)"""
 
-CONFIG = {
+CONFIG: dict[str, object] = {
     "ociVersion": "1.0.2",
     "annotations": {"io.containerd.runc.v2.group": "benchmark"},
     "process": {"args": ["true"], "cwd": "/"},

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from hypercore.errors import Unavailable
+from hypercore.errors import Unavailable, from_os_error
 from hypercore.proto import agent_pb
 
 CONTROL_PORT = 10788
@@ -63,7 +63,11 @@ def peer_uid(connection: socket.socket) -> int:
 
 
 async def accept(listener: socket.socket) -> socket.socket:
-    """The next connection, non-blocking."""
+    """The next connection, non-blocking.
+
+    Raises:
+        ResourceExhausted: no descriptor is free.
+    """
     loop = asyncio.get_running_loop()
     while True:
         try:
@@ -71,6 +75,10 @@ async def accept(listener: socket.socket) -> socket.socket:
         except BlockingIOError:
             await _ready(listener, loop.add_reader, loop.remove_reader)
             continue
+        except ConnectionAbortedError:
+            continue
+        except OSError as exc:
+            raise from_os_error(exc, "accept a connection of the guest") from exc
         connection.setblocking(False)
         return connection
 

@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 MAX_PACKET = 64 * 1024
 FIRST_PACKET_S = 10.0
 MAX_CLIENTS = 1024
+ACCEPT_PAUSE_S = 0.5
+"""After a client could not be accepted: the backlog that holds it is readable all the time."""
 
 FindTask = Callable[[str], "Task"]
 """The task of an id. Raises NotFound."""
@@ -57,13 +59,16 @@ class AttachServer:
         self.namespace = namespace
         self.find_task = find_task
         self._clients: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._listener.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
+        self._resume()
 
     async def close(self) -> None:
         """Detach all clients. Idempotent."""
+        if self._pause is not None:
+            self._pause.cancel()
         if self._listener.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._listener.fileno())
             self._listener.close()
@@ -72,11 +77,20 @@ class AttachServer:
         if self._clients:
             await asyncio.wait(self._clients)
 
+    def _resume(self) -> None:
+        self._pause = None
+        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
+
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError as exc:
-            logger.warning("a client could not attach: %s", exc)
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as exc:  # no descriptor or memory is free
+            logger.warning("a client cannot attach yet: %s", exc)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listener.fileno())
+            self._pause = loop.call_later(ACCEPT_PAUSE_S, self._resume)
             return
         sock.setblocking(False)
         if _peer_uid(sock) not in (0, os.geteuid()) or len(self._clients) >= MAX_CLIENTS:
