@@ -33,15 +33,28 @@ log = logging.getLogger(__name__)
 
 KILL_TIMEOUT_S = 20.0
 RECLAIM_TIMEOUT_S = 5.0
+LOCK_TIMEOUT_S = 180.0
+"""Longer than a boot is given by default."""
+LOCK_RETRY_S = 0.05
 
 
 @asynccontextmanager
 async def spawn_lock(where: paths.MicroVMPaths) -> AsyncIterator[None]:
-    """Make the microVM's data directory and hold its lock while the microVM is set up."""
+    """Make the microVM's data directory and hold its lock while the microVM is set up.
+
+    Raises:
+        DeadlineExceeded: another process has been setting it up for LOCK_TIMEOUT_S.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
     try:
-        fd = _lock(where, fcntl.LOCK_NB)
-        if fd < 0:
-            fd = await asyncio.to_thread(_lock, where, 0)
+        # Nothing but a blocked thread could wait for a flock, and nothing could end that thread.
+        while (fd := _try_lock(where)) < 0:
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(
+                    f"microVM {where.microvm_id} is being set up by another process",
+                    hint="`hypercore list` shows it once that has ended",
+                )
+            await asyncio.sleep(LOCK_RETRY_S)
     except OSError as exc:
         raise from_os_error(exc, f"make {where.data}") from exc
     try:
@@ -50,13 +63,13 @@ async def spawn_lock(where: paths.MicroVMPaths) -> AsyncIterator[None]:
         os.close(fd)
 
 
-def _lock(where: paths.MicroVMPaths, flags: int) -> int:
-    """An fd that holds the lock; -1 if another process has it and `flags` says not to wait."""
+def _try_lock(where: paths.MicroVMPaths) -> int:
+    """An fd that holds the lock; -1 if another process has it."""
     while True:
         where.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(where.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | flags)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A cleanup may have removed the directory before it was locked.
             if os.fstat(fd).st_nlink > 0 and where.data.samefile(f"/proc/self/fd/{fd}"):
                 return fd

@@ -42,8 +42,7 @@ async def _print_logs(engine: "Engine", record: "Record", tail: int | None, sour
     from hypercore import logs
 
     for path, fd in engine.log_files(record, source):
-        skip_bytes = 0 if tail is None else await asyncio.to_thread(logs.tail_offset, path, tail)
-        await asyncio.to_thread(logs.copy, path, fd, skip_bytes)
+        await asyncio.to_thread(logs.copy, path, fd, tail)
 
 
 async def _follow(engine: "Engine", record: "Record", tail: int | None) -> None:

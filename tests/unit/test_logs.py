@@ -1,6 +1,7 @@
 """Reading a microVM's logs over their segments."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,35 @@ def test_tail_of_lines_longer_than_a_chunk_and_without_an_end(tmp_path: Path) ->
 def test_a_log_that_is_not_there(tmp_path: Path) -> None:
     assert read(tmp_path / "none") == ""
     assert logs.tail_offset(tmp_path / "none", 5) == 0
+
+
+def test_a_log_that_rotates_is_read_without_a_gap(tmp_path: Path) -> None:
+    """Each segment is one line with its number; whatever is read, nothing is left out between."""
+    path = tmp_path / "log"
+    path.write_text("0\n")
+    stop = threading.Event()
+
+    def rotate() -> None:
+        number = 0
+        while not stop.is_set():
+            for n in range(3, 0, -1):
+                older, newer = path.with_name(f"log.{n}"), path.with_name(f"log.{n - 1}")
+                source = path if n == 1 else newer
+                if source.exists():
+                    source.rename(older)
+            number += 1
+            path.write_text(f"{number}\n")
+
+    thread = threading.Thread(target=rotate)
+    thread.start()
+    try:
+        for _ in range(200):
+            numbers = [int(word) for word in read(path).split()]
+            assert numbers == list(range(numbers[0], numbers[-1] + 1)) if numbers else True
+    finally:
+        stop.set()
+        thread.join()
+    assert b"".join(logs.tail(path, 2)).decode() == read(path, logs.tail_offset(path, 2))
 
 
 def test_copy_ends_quietly_when_the_reader_is_gone(log: Path) -> None:
