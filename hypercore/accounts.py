@@ -36,30 +36,29 @@ class Accounts:
         name, _, group = user.partition(":")
         entry = next((e for e in _entries(self.passwd, 4) if name in (e[0], e[2])), None)
         if name.isdecimal():
-            uid = _checked(user, int(name))
+            uid = _id(user, name)
         elif entry is not None:
-            uid = _checked(user, int(entry[2]))
+            uid = _id(user, entry[2])
         else:
             raise InvalidArgument(
                 f"user {user!r}: {name!r} is not in the image's /etc/passwd",
                 hint="a uid works without an entry",
             )
-        gid = int(entry[3]) if entry and entry[3].isdecimal() else 0
+        gid = _id(user, entry[3]) if entry and entry[3].isdecimal() else 0
         gids = []
         if group:
             gid = self._gid(user, group)
         elif entry is not None:
             members = (e for e in _entries(self.group, 4) if entry[0] in e[3].split(","))
-            gids = [int(e[2]) for e in members]
-        gid = _checked(user, gid)
+            gids = [_id(user, e[2]) for e in members]
         return {"uid": uid, "gid": gid, "additionalGids": [gid, *(g for g in gids if g != gid)]}
 
     def _gid(self, user: str, group: str) -> int:
         if group.isdecimal():
-            return int(group)
+            return _id(user, group)
         for entry in _entries(self.group, 3):
             if entry[0] == group:
-                return int(entry[2])
+                return _id(user, entry[2])
         raise InvalidArgument(
             f"user {user!r}: group {group!r} is not in the image's /etc/group",
             hint="a gid works without an entry",
@@ -115,7 +114,9 @@ def _entries(text: str, fields: int) -> list[list[str]]:
     return [entry for entry in lines if len(entry) >= fields and entry[2].isdecimal()]
 
 
-def _checked(user: str, number: int) -> int:
-    if number > _LARGEST_ID:
-        raise InvalidArgument(f"user {user!r}: {number} is no uid or gid")
-    return number
+def _id(user: str, digits: str) -> int:
+    """The uid or gid that `digits` are; int() would refuse very long ones in words of its own."""
+    if len(digits) > 10 or int(digits) > _LARGEST_ID:
+        shown = digits if len(digits) <= 20 else f"{digits[:20]}…"
+        raise InvalidArgument(f"user {user[:40]!r}: {shown} is no uid or gid")
+    return int(digits)

@@ -18,6 +18,7 @@ FILES = Accounts(
         "broken\n"
         "dev:x:1000:100:Dev:/home/dev:/bin/sh\n"
         "nogroup:x:1001:zzz::/:\n"
+        f"huge:x:{'9' * 5000}:1::/:\n"
     ),
     group="root:x:0:\nwww-data:x:33:\nusers:x:100:\naudio:x:29:dev,other\nwheel:x:10:dev\n",
 )
@@ -49,6 +50,9 @@ def test_users(user: str, uid: int, gid: int, more: list[int]) -> None:
         ("dev:nobody", "group 'nobody' is not in the image's /etc/group"),
         ("4294967295", "4294967295 is no uid"),
         ("1:4294967295", "4294967295 is no uid or gid"),
+        ("9" * 5000, "99999… is no uid or gid"),
+        ("1:" + "9" * 5000, "99999… is no uid or gid"),
+        ("huge", "is no uid or gid"),
     ],
 )
 def test_who_is_not_there(user: str, text: str) -> None:
