@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -289,10 +290,11 @@ static int hc_reap(int pidfd, int flags, int *status) {
 #define HC_STACK_BYTES (64 * 1024)
 
 /* The pid, or -errno with `step` and `what` set. Returns after the child's exec. */
+static pthread_mutex_t hc_dumpable_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static int hc_spawn(struct hc_spawn *s, int *pidfd_out) {
     sigset_t all, before;
-    int pid, pidfd = -1, error, status;
-    int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+    int pid, pidfd = -1, error, status, dumpable;
     char *stack = mmap(NULL, HC_STACK_BYTES, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (stack == MAP_FAILED) {
@@ -302,14 +304,18 @@ static int hc_spawn(struct hc_spawn *s, int *pidfd_out) {
     s->error = 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* One at a time: another thread's child may just have cleared what is to be kept here. */
+    pthread_mutex_lock(&hc_dumpable_lock);
+    dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
     pid = clone(hc_child, stack + HC_STACK_BYTES,
                 (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | s->namespaces | SIGCHLD), s, &pidfd);
     error = errno;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    munmap(stack, HC_STACK_BYTES);
     /* A change of uid clears "dumpable" of the memory, which is ours as well (commit_creds). */
     if (dumpable == 1 && (s->uid >= 0 || s->gid >= 0))
         prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    pthread_mutex_unlock(&hc_dumpable_lock);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    munmap(stack, HC_STACK_BYTES);
     if (pid < 0) {
         errno = error;
         hc_fail(s, "clone", NULL);

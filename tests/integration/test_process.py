@@ -192,6 +192,23 @@ def test_change_of_user_leaves_the_caller_dumpable() -> None:
         assert libc.prctl(get_dumpable, 0, 0, 0, 0) == 1
 
 
+def test_changes_of_user_by_several_threads_leave_the_caller_dumpable() -> None:
+    import ctypes
+    from concurrent.futures import ThreadPoolExecutor
+
+    get_dumpable = 3
+    libc = ctypes.CDLL(None)
+
+    def spawn_some(_: int) -> None:
+        for _n in range(50):
+            with running(["/bin/true"], uid=65534, gid=65534):
+                pass
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(spawn_some, range(4)))
+    assert libc.prctl(get_dumpable, 0, 0, 0, 0) == 1
+
+
 def test_sigterm_of_pid_1_without_handler_is_ignored_and_sigkill_is_not() -> None:
     with running(["/bin/sleep", "60"], namespaces=_process.CLONE_NEWPID) as (_, pidfd):
         _process.send_signal(pidfd, signal.SIGTERM)
