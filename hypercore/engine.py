@@ -27,6 +27,7 @@ from hypercore import (
     logs,
     oci,
     paths,
+    ports,
 )
 from hypercore.attach import ExitStatus
 from hypercore.config import HostConfig
@@ -37,6 +38,7 @@ from hypercore.containerd.progress import ProgressCallback
 from hypercore.errors import (
     AlreadyExists,
     HypercoreError,
+    InvalidArgument,
     NotFound,
     StateError,
 )
@@ -110,6 +112,11 @@ class Engine:
             interface = default_interface()
             if interface:
                 network = replace(network, interface=interface)
+            elif network.ports:
+                raise InvalidArgument(
+                    "ports cannot be published: this host has no default route",
+                    hint="name the NIC: interface in hac.toml, or --interface",
+                )
             else:
                 network = replace(network, mode="none")
                 self.notice("network: none, for this host has no default route")
@@ -157,6 +164,7 @@ class Engine:
         spec = await self.resolve(spec)
         if unique_name and spec.name:
             await self._require_free_name(spec.name)
+        await asyncio.to_thread(ports.check_free, spec.network.ports)
         clock.lap("resolve")
         microvm_id = str(uuid.uuid4())
         if resolved is not None:
@@ -233,7 +241,7 @@ class Engine:
         remove: bool,
         jail: bool,
     ) -> None:
-        hostname = microvm_id[:12]
+        hostname = spec.hostname or microvm_id[:12]
         annotations = to_annotations(
             MicroVMSpec(
                 microvm_id=microvm_id,
@@ -263,6 +271,7 @@ class Engine:
             tty=spec.workload.tty,
             stdin=stdin,
             remove=remove,
+            ports=",".join(map(str, spec.network.ports)),
             stop_signal=str(image.get("StopSignal") or ""),
         )
         await containers.create(

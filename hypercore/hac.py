@@ -56,6 +56,7 @@ def from_document(document: Table, *, ref: str = "", check_host: bool = True) ->
         network=hac_network.parse(network, hardware.text("interface")),
         workload=_workload(workload),
         cmdline=vm.text("cmdline"),
+        hostname=hac_network.hostname(network),
     )
     for table in (spacecore, hardware, vm, network, workload):
         table.finish()

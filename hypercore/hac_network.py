@@ -87,6 +87,14 @@ def parse(table: Table, interface: str) -> NetworkSpec:
     )
 
 
+def hostname(table: Table) -> str:
+    """The guest's name; empty: not given."""
+    name = table.text("hostname")
+    if problem := network_spec.hostname_problem(name):
+        table.fail("hostname", problem)
+    return name
+
+
 def _is_text(table: Table, key: str) -> bool:
     return key not in table or table.is_text(key)
 

@@ -30,6 +30,7 @@ LABEL_COMMAND = ANNOTATION_PREFIX + "command"
 LABEL_REMOVE = ANNOTATION_PREFIX + "rm"
 LABEL_TTY = ANNOTATION_PREFIX + "tty"
 LABEL_STDIN = ANNOTATION_PREFIX + "stdin"
+LABEL_PORTS = ANNOTATION_PREFIX + "ports"
 LABEL_STOP_SIGNAL = ANNOTATION_PREFIX + "stop-signal"
 
 
@@ -68,6 +69,8 @@ class Record:
     remove: bool = False
     """is to be removed once it has ended"""
     stop_signal: str = ""
+    ports: tuple[str, ...] = ()
+    """published, as network_spec.parse_port reads them"""
     pid: int = 0
     exit_code: int | None = None
     exited_at: float = 0.0
@@ -171,6 +174,7 @@ def _record(container: "Container", task: "Process | None") -> Record:
         owned=labels.get(LABEL_OWNER) == OWNER,
         remove=labels.get(LABEL_REMOVE) == "true",
         stop_signal=labels.get(LABEL_STOP_SIGNAL, ""),
+        ports=tuple(part for part in labels.get(LABEL_PORTS, "").split(",") if part),
         pid=task.pid if task else 0,
         exit_code=task.exit_status if task and ended else None,
         exited_at=seconds(task.exited_at) if task and ended else 0.0,
@@ -180,7 +184,7 @@ def _record(container: "Container", task: "Process | None") -> Record:
 def labels_for(
     *, name: str, description: str, provider: str, command: str, tty: bool, stdin: bool,
     remove: bool,
-    stop_signal: str,
+    stop_signal: str, ports: str = "",
 ) -> dict[str, str]:  # fmt: skip
     """The labels `_record` reads, those with a value, cut to what containerd takes."""
     values = {
@@ -193,6 +197,7 @@ def labels_for(
         LABEL_STDIN: "" if stdin else "false",
         LABEL_REMOVE: "true" if remove else "",
         LABEL_STOP_SIGNAL: stop_signal,
+        LABEL_PORTS: ports,
     }
     return {
         key: value.encode()[: MAX_LABEL_BYTES - len(key)].decode(errors="ignore")

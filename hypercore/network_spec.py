@@ -18,6 +18,7 @@ _PORT = re.compile(
     r"(?:(?P<host>[^/]*):)?(?P<guest>[0-9]+(?:-[0-9]+)?)(?:/(?P<protocol>[A-Za-z]+))?"
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,14}")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _RATE = re.compile(r"([1-9][0-9]*)(kbit|mbit|gbit)")
 _KBIT = {"kbit": 1, "mbit": 1000, "gbit": 1000_000}
 
@@ -198,6 +199,12 @@ def name_problem(name: str) -> str:
     if not name or _NAME.fullmatch(name):
         return ""
     return "must be letters, digits, _ and -, beginning with one of the first, at most 15"
+
+
+def hostname_problem(name: str) -> str:
+    if not name or (len(name) <= 63 and re.fullmatch(_LABEL, name)):
+        return ""
+    return "must be letters, digits and - between them, at most 63"
 
 
 # -- OCI annotations --

@@ -53,11 +53,12 @@ def _print(records: "Sequence[Record]", *, whole: bool) -> None:
             f"{age(record.created_at, now)} ago",
             record.status,
             record.provider,
+            ", ".join(record.ports),
             record.name,
         )
         for record in records
     ]
-    print_table(("ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PROVIDER", "NAME"), rows)
+    print_table(("ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PROVIDER", "PORTS", "NAME"), rows)
 
 
 def _cut(text: str) -> str:
@@ -73,6 +74,7 @@ def _as_json(record: "Record") -> dict[str, Any]:
         "image": record.image,
         "command": record.command,
         "provider": record.provider,
+        "ports": list(record.ports),
         "state": str(record.state),
         "status": record.status,
         "exit_code": record.exit_code,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hypercore.cli import network
 from hypercore.cli.common import (
     Settings,
     format_option,
@@ -59,6 +60,7 @@ class _SpawnCommand(click.Command):
 @click.option("-w", "--workdir", metavar="DIR", help="Working directory.")
 @click.option("-u", "--user", metavar="USER[:GROUP]", help="User.")
 @click.option("--detach-keys", metavar="KEYS", help="With -t; default: ctrl-p,ctrl-q.")
+@network.options
 @click.option("--timings", is_flag=True, help="Print how long each phase took, on stderr.")
 @click.option("--no-jail", is_flag=True, help="Do not confine the VMM; for debugging only.")
 @format_option
@@ -92,6 +94,7 @@ def spawn_command(
     require_root()
     spec = _spec(arguments, hac_file, no_ref=ctx.meta["no_ref"])
     spec = _overridden(spec, provider, name, tty, env, workdir, user)
+    spec = network.overridden(ctx, spec)
     foreground = (remove or interactive or tty) and not detach
     if foreground:
         terminal.require_terminal(interactive, spec.workload.tty)
@@ -235,7 +238,7 @@ def _summary(spec: "SpawnSpec") -> str:
     """The resolved spec in hac.toml's words, as one line of JSON."""
     import json
 
-    hardware, network = spec.hardware, spec.network
+    hardware = spec.hardware
     values: dict[str, Any] = {
         "name": spec.name,
         "description": spec.description,
@@ -245,8 +248,9 @@ def _summary(spec: "SpawnSpec") -> str:
         "kernel": str(hardware.kernel_path or ""),
         "drive": str(hardware.drive_path or ""),
         "ref": spec.ref,
-        "network": network.mode,
-        "interface": network.interface,
+        "network": spec.network.mode,
+        "interface": spec.network.interface,
+        "ports": ", ".join(map(str, spec.network.ports)),
     }
     return json.dumps({key: value for key, value in values.items() if value})
 
