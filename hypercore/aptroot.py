@@ -141,9 +141,12 @@ class _Apt:
             argv, cwd=cwd, env=env, text=True, stdin=subprocess.DEVNULL, capture_output=True
         )
         if done.returncode != 0:
+            hint = "is the package mirror reachable? (`apt-get update` uses the same one)"
+            if "is expired" in done.stderr:
+                hint = "this mirror is out of date: name another one in /etc/apt/sources.list"
             raise Unavailable(
                 f"{program} {args[-1]} failed for {self.directory.name}: {_reason(done.stderr)}",
-                hint="is the package mirror reachable? (`apt-get update` uses the same one)",
+                hint=hint,
                 detail=done.stderr,
             )
         return done.stdout
