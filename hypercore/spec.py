@@ -17,6 +17,14 @@ STDIO_URI = "hypercore://"
 
 
 @dataclass(frozen=True, slots=True)
+class DiskLimits:
+    """Bounds on each disk of a microVM; 0: none."""
+
+    mib_per_s: int = 0
+    ops_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class HardwareSpec:
     """The machine."""
 
@@ -27,6 +35,9 @@ class HardwareSpec:
     drive_path: Path | None = None
     """the agent's root disk; None: the guest assets'"""
     initrd_path: Path | None = None
+    disk_limits: DiskLimits = field(default_factory=DiskLimits)
+    balloon_mib: int = 0
+    """memory held back until the guest runs out of it; part of memory_mib"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,9 @@ def to_annotations(spec: MicroVMSpec) -> dict[str, str]:
         "kernel": str(hardware.kernel_path or ""),
         "drive": str(hardware.drive_path or ""),
         "initrd": str(hardware.initrd_path or ""),
+        "disk-mib-per-s": str(hardware.disk_limits.mib_per_s or ""),
+        "disk-ops-per-s": str(hardware.disk_limits.ops_per_s or ""),
+        "balloon": str(hardware.balloon_mib or ""),
         "cmdline": spec.cmdline,
         "jail": "" if spec.jail else "false",
         "hostname": spec.hostname,
@@ -138,7 +152,8 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
 
     known = {
         "provider", "cores", "memory", "kernel", "drive", "initrd", "cmdline", "jail",
-        "hostname", "owner", "rm", *(f"network.{key}" for key in network_spec.KEYS),
+        "disk-mib-per-s", "disk-ops-per-s", "balloon", "hostname", "owner", "rm",
+        *(f"network.{key}" for key in network_spec.KEYS),
     }  # fmt: skip
     given = {
         key.removeprefix(ANNOTATION_PREFIX): value
@@ -181,6 +196,8 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
             kernel_path=path("kernel"),
             drive_path=path("drive"),
             initrd_path=path("initrd"),
+            disk_limits=DiskLimits(number("disk-mib-per-s", 0), number("disk-ops-per-s", 0)),
+            balloon_mib=number("balloon", 0),
         ),
         network=network(networks.pop(0)),
         more_networks=tuple(network(values) for _, values in sorted(networks.items())),

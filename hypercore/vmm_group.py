@@ -88,6 +88,8 @@ class VmmGroup:
         try:
             if command.log_fifo is not None:
                 log.use_fifo(command.log_fifo)
+            for fifo in command.fifos:
+                os.mkfifo(fifo, 0o600)
             if confinement is not None:
                 self._give(command, confinement)
         except OSError as exc:
@@ -137,7 +139,7 @@ class VmmGroup:
         uid, gid = confinement.uid, confinement.gid
         if command.sockets or command.sockets_later:
             os.chown(self.files.vmm_dir, uid, gid)
-        for path in (command.log_fifo, *command.own_files):
+        for path in (command.log_fifo, *command.fifos, *command.own_files):
             if path is not None:
                 os.chown(path, uid, gid, follow_symlinks=False)
 

@@ -5,6 +5,7 @@ Firecracker, "runs" guests of tinyguest.py by printing their text, and fails whe
 What tests say of it they say of the real one too: they run with both.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ class Vmm:
         self.microvm_id = microvm_id
         self.state = "Not started"
         self.kernel = b""
+        self.to_run = False
+        """once the request to start is answered"""
+        self.metrics = self.vsock = ""
         self.listeners: list[object] = []
 
     def answer(self, request: str, body: dict[str, object]) -> tuple[int, object]:
@@ -43,6 +47,20 @@ class Vmm:
                 if self.state == "Not started":
                     return _fault("The requested operation is not supported before starting")
                 self.state = {"Paused": "Paused", "Resumed": "Running"}[str(body["state"])]
+            case ["PUT ", "snapshot", "create"]:
+                if self.state != "Paused":
+                    return _fault("Operation not allowed: the microVM is not paused")
+                with open(str(body["snapshot_path"]), "w") as file:
+                    json.dump({"vsock": self.vsock}, file)
+                Path(str(body["mem_file_path"])).write_bytes(self.kernel)
+            case ["PUT ", "actions"] if body["action_type"] == "FlushMetrics":
+                if not self.metrics:
+                    return _fault("Metrics are not configured")
+                with open(self.metrics, "w") as fifo:
+                    fifo.write('{"utc_timestamp_ms": 1, "block": {"read_count": 0}}\n')
+            case ["PATCH ", "drives", _] | ["PATCH ", "balloon"]:
+                if self.state == "Not started":
+                    return _fault("The requested operation is not supported before starting")
             case ["PUT ", *_] if self.state != "Not started":
                 return _fault("The requested operation is not supported after starting")
             case ["PUT ", "boot-source"]:
@@ -58,18 +76,34 @@ class Vmm:
                 except OSError as exc:
                     return _fault(f"Unable to open the drive: {exc}")
             case ["PUT ", "vsock"]:
-                self.listeners.append(_listen(str(body["uds_path"])))
+                self.vsock = str(body["uds_path"])
+                self.listeners.append(_listen(self.vsock))
             case ["PUT ", "actions"]:
                 if not self.kernel:
                     return _fault("Cannot start microvm without kernel configuration.")
                 self.state = "Running"
-            case ["PUT ", "machine-config" | "entropy"] | ["PUT ", "network-interfaces", _]:
+                self.to_run = True
+            case ["PUT ", "snapshot", "load"]:
+                try:
+                    saved = json.loads(Path(str(body["snapshot_path"])).read_text())
+                except (OSError, ValueError) as exc:
+                    return _fault(f"Load snapshot error: {exc}")
+                self.listeners.append(_listen(saved["vsock"]))
+                self.state = "Paused"
+            case ["PUT ", "metrics"]:
+                self.metrics = str(body["metrics_path"])
+            case ["PUT ", "machine-config" | "entropy" | "balloon"] | [
+                "PUT ",
+                "network-interfaces",
+                _,
+            ]:
                 pass
             case _:
                 return _fault(f"Invalid request method and/or path: {request}")
         return 204, None
 
     def run_guest(self) -> None:
+        self.to_run = False
         code, _, text = self.kernel.partition(b"\xfa\xf4\xeb\xfd")
         os.write(1, text)
         if code.endswith(b"\xb0\xfe\xe6\x64"):
@@ -91,7 +125,6 @@ def _listen(path: str) -> object:
 
 def main() -> None:
     import argparse
-    import json
     import socket
 
     options = argparse.ArgumentParser(prog="firecracker")
@@ -137,7 +170,7 @@ def main() -> None:
             if answer:
                 head += f"Content-Type: application/json\r\nContent-Length: {len(answer)}\r\n"
             connection.sendall(head.encode() + b"\r\n" + answer)
-        if request == "PUT /actions" and status == 204:
+        if vmm.to_run:
             vmm.run_guest()
 
 

@@ -15,15 +15,30 @@ PHYS32_ENTRY = 18
 """Type of the note that names the entry point."""
 
 ENDINGS = {
+    # mov dx, 0x600; mov al, 0x34; out dx, al: Cloud Hypervisor's ACPI turns the VM off
+    "acpi": b"\x66\xba\0\x06\xb0\x34\xee",
+    # mov eax, 0xd0000000; jmp eax: no KVM runs code where there is no memory
+    "crash": b"\xb8\0\0\0\xd0\xff\xe0",
+    # lidt of six zeros at 0x5000; int3: a triple fault, which is microvm's reset
+    "triple": b"\xc7\x05\0\x50\0\0\0\0\0\0\xc7\x05\4\x50\0\0\0\0\0\0\x0f\x01\x1d\0\x50\0\0\xcc",
+    # 1: poll COM1's line status; read a byte; 'q' ends the loop; write the byte; jmp 1b
+    "echo": b"\x66\xba\xfd\x03\xec\xa8\x01\x74\xf7"
+    b"\x66\xba\xf8\x03\xec\x3c\x71\x74\x03\xee\xeb\xeb",
     "reset": b"\xb0\xfe\xe6\x64",  # mov al, 0xfe; out 0x64, al: the keyboard controller resets
     "halt": b"",
+    # 1: mov ecx, 5000; 2: dec ecx; jnz 2b; mov al, '.'; out dx, al; jmp 1b
+    "tick": b"\xb9\x88\x13\0\0\x49\x75\xfd\xb0\x2e\xee\xeb\xf3",
 }
 _HALT = b"\xfa\xf4\xeb\xfd"  # cli; 1: hlt; jmp 1b
 
 
-def write(path: Path, text: str, ending: str = "halt") -> Path:
-    """Write the guest as an ELF file that everybody may read; returns `path`."""
-    path.write_bytes(_elf(_program(text.encode(), ENDINGS[ending])))
+def write(path: Path, text: str, *endings: str) -> Path:
+    """Write the guest as an ELF file that everybody may read; returns `path`.
+
+    Args:
+        endings: what it does after its text, of ENDINGS; it halts when that does not end it.
+    """
+    path.write_bytes(_elf(_program(text.encode(), b"".join(ENDINGS[e] for e in endings))))
     path.chmod(0o644)
     return path
 

@@ -5,10 +5,11 @@ A microVM goes through these phases, ordered by microvm.py:
     probe      does this VMM run guests on this host, and how
     render     pure: a BootSpec in; argv, fds and files of each process out
     start      the processes are spawned in order; `configure` talks to a VMM with an API, and
-               `launch` sets the guest going once the VMM's directory is locked
+               `launch` sets the guest going once the VMM's directory is locked, unless it runs
     running    the agent dials in; `pause` and `resume` where the feature is there
     stop       `ask_to_stop`: a VMM with that feature is asked to end; microvm.py kills the rest
 
+A VM that goes on from a VM snapshot takes `restore` for `configure`, and `resume` for `launch`.
 What only one VMM can do is a `Feature`, not a method that others refuse.
 """
 
@@ -16,8 +17,8 @@ import os
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Flag, auto
 from pathlib import Path
 from typing import ClassVar
@@ -25,7 +26,7 @@ from typing import ClassVar
 from hypercore import paths, probe_cache
 from hypercore.config import HostConfig
 from hypercore.errors import InvalidArgument, Unavailable
-from hypercore.spec import Disk
+from hypercore.spec import Disk, DiskLimits
 
 FIRST_FD = 3
 """The child sees the fds of its VmmCommand from this number on, in order."""
@@ -44,6 +45,24 @@ class Feature(Flag):
     """boots a bzImage, not only a vmlinux"""
     QUIT = auto()
     """ends when asked, and writes first what it holds back of its disks"""
+    SNAPSHOT = auto()
+    """writes a paused guest's state and memory to files, and another process goes on from there"""
+    DISK_LIMITS = auto()
+    """bounds what a guest does with its disks"""
+    BALLOON = auto()
+    """takes memory from a running guest and gives it back"""
+    METRICS = auto()
+    """counts what its devices did"""
+
+
+@dataclass(frozen=True, slots=True)
+class VmSnapshot:
+    """Files of a VM snapshot."""
+
+    state: Path
+    """CPUs and devices, in the VMM's own format"""
+    memory: Path
+    """the guest's memory, byte for byte; the restored VM maps it, so it stays for its life"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +104,11 @@ class BootSpec:
     """host port the agent dials"""
     paths: paths.MicroVMPaths
     jail: bool
+    disk_limits: DiskLimits = field(default_factory=DiskLimits)
+    balloon_mib: int = 0
+    """memory held back until the guest runs out of it"""
+    snapshot: VmSnapshot | None = None
+    """to restore it from; None: it boots"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +127,7 @@ class VmmCommand:
     """`vmm`, or the name of a helper; goes into the process record and into messages"""
     argv: tuple[str, ...]
     fds: tuple[str, ...] = ()
-    """names of the fds it inherits, as numbers from FIRST_FD: api, console, tap, disk0…"""
+    """names of the fds it inherits, as numbers from FIRST_FD: api, console, events, tap, disk0…"""
     binds: tuple[Bind, ...] = ()
     """beyond the system's programs and libraries"""
     devices: tuple[Path, ...] = ()
@@ -113,6 +137,8 @@ class VmmCommand:
     """made by the process when it is configured; the directory is the VMM's until then"""
     log_fifo: Path | None = None
     """FIFO to make for a process that opens its log by name; leads into the log as stderr does"""
+    fifos: tuple[Path, ...] = ()
+    """FIFOs to make for the process, which it writes to"""
     console_on_stdout: bool = False
     """what it says on stdout is the guest's console, not its own log"""
     own_files: tuple[Path, ...] = ()
@@ -157,6 +183,43 @@ class Provider(ABC):
     async def launch(self, boot: BootSpec, deadline: float) -> None:
         """Let the guest run, if the VMM does not do so by itself."""
         return None
+
+    async def take_snapshot(self, boot: BootSpec, files: VmSnapshot, deadline: float) -> None:
+        """Write the paused guest to `files`, which exist and are the VMM's to write.
+
+        Only with Feature.SNAPSHOT, as restore.
+        """
+        return None
+
+    async def restore(self, boot: BootSpec, deadline: float) -> None:
+        """Load boot.snapshot; the guest is paused then."""
+        return None
+
+    async def set_disk_limits(self, boot: BootSpec, limits: DiskLimits, deadline: float) -> None:
+        """Replace the bounds on each disk. Only with Feature.DISK_LIMITS."""
+        return None
+
+    async def set_balloon(self, boot: BootSpec, memory_mib: int, deadline: float) -> None:
+        """Take this much memory from the guest, in all. Only with Feature.BALLOON.
+
+        Returns when it was asked: the guest gives as it can.
+        """
+        return None
+
+    async def metrics(self, boot: BootSpec, deadline: float) -> dict[str, object]:
+        """What the VMM counts, by device, in its own names. Only with Feature.METRICS."""
+        return {}
+
+    def guest_end(self, event: Mapping[str, object]) -> str:
+        """What an event of the VMM says of its guest's end: `turned off`, `reset`, or nothing.
+
+        For a VMM that has the fd `events`; the end of one without tells by its status.
+        """
+        return ""
+
+    async def confirm_end(self, boot: BootSpec, end: str, deadline: float) -> bool:
+        """Whether its guest did end so, for a VMM that says the same of a crash."""
+        return True
 
     def disk_serial(self, disk: Disk) -> str:
         """The serial number by which the guest finds `disk`."""

@@ -9,14 +9,17 @@ ends it with status 0; disks show their file's device and inode as serial number
 console is stdout, so its own log needs another place; vsock has no half-close.
 """
 
+import contextlib
+import json
 import os
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from hypercore import vmm_api
 from hypercore.config import HostConfig
-from hypercore.errors import Unavailable
+from hypercore.errors import Unavailable, VmmError, from_os_error
 from hypercore.providers import kvm_probe
 from hypercore.providers.base import (
     Bind,
@@ -25,19 +28,23 @@ from hypercore.providers.base import (
     Probe,
     Provider,
     VmmCommand,
+    VmSnapshot,
     require_binary,
     require_version,
 )
-from hypercore.spec import Disk
+from hypercore.spec import Disk, DiskLimits
 
-MIN_VERSION = (1, 8)
-"""The first that tells the guest of its devices by ACPI, as stock kernels want it."""
+MIN_VERSION = (1, 7)
+"""From 1.8 on the guest learns of its devices by ACPI, as stock kernels want it; 1.7 is for
+kernels with VIRTIO_MMIO_CMDLINE_DEVICES."""
 TUN = Path("/dev/net/tun")
 OVERHEAD_MIB = 64
 """Firecracker itself, beyond the guest's memory; 5 MiB is what it says it needs."""
 SERIAL_BYTES = 20
 """VIRTIO_BLK_ID_BYTES of linux/virtio_blk.h"""
 HTTP_BYTES = 64 * 1024
+FIFO_BYTES = 64 * 1024
+"""What a pipe holds by default; the metrics are 8 KiB."""
 INSTALL_HINT = (
     "put the firecracker of a release of its project into PATH, or its path into the host's"
     " config.toml: [binaries] firecracker"
@@ -46,7 +53,9 @@ INSTALL_HINT = (
 
 class FirecrackerProvider(Provider):
     name = "firecracker"
-    features = Feature.PAUSE
+    features = (
+        Feature.PAUSE | Feature.SNAPSHOT | Feature.DISK_LIMITS | Feature.BALLOON | Feature.METRICS
+    )
     tap_by_name = True
     poweroff = "reboot"
 
@@ -87,8 +96,11 @@ class FirecrackerProvider(Provider):
             *("--level", "Error"),
         )
         files = [boot.kernel_path, *([boot.initrd_path] if boot.initrd_path else [])]
+        if boot.snapshot is not None:
+            files = [boot.snapshot.state, boot.snapshot.memory]
         binds = [
             Bind(boot.paths.vmm_dir, read_only=False),
+            Bind(boot.paths.snapshot_dir, read_only=False),
             *(Bind(path) for path in files),
             *(Bind(disk.path, read_only=disk.read_only) for disk in boot.disks),
         ]
@@ -105,6 +117,7 @@ class FirecrackerProvider(Provider):
             sockets=(boot.paths.api_socket,),
             sockets_later=(boot.paths.vsock,),
             log_fifo=boot.paths.vmm_fifo,
+            fifos=(boot.paths.metrics_fifo,),
             console_on_stdout=True,
             own_files=tuple(disk.path for disk in boot.disks if not disk.read_only),
             memory_mib=boot.memory_mib + OVERHEAD_MIB,
@@ -113,16 +126,10 @@ class FirecrackerProvider(Provider):
 
     async def configure(self, boot: BootSpec, deadline: float) -> None:
         for target, body in render_requests(boot):
-            await vmm_api.request(boot.paths.api_socket, "PUT", target, body, deadline=deadline)
+            await _request(boot, "PUT", target, body, deadline)
 
     async def launch(self, boot: BootSpec, deadline: float) -> None:
-        await vmm_api.request(
-            boot.paths.api_socket,
-            "PUT",
-            "/actions",
-            {"action_type": "InstanceStart"},
-            deadline=deadline,
-        )
+        await _request(boot, "PUT", "/actions", {"action_type": "InstanceStart"}, deadline)
 
     def disk_serial(self, disk: Disk) -> str:
         status = os.stat(disk.path)
@@ -135,9 +142,83 @@ class FirecrackerProvider(Provider):
         await self._set_state(boot, "Resumed", deadline)
 
     async def _set_state(self, boot: BootSpec, state: str, deadline: float) -> None:
-        await vmm_api.request(
-            boot.paths.api_socket, "PATCH", "/vm", {"state": state}, deadline=deadline
-        )
+        await _request(boot, "PATCH", "/vm", {"state": state}, deadline)
+
+    async def take_snapshot(self, boot: BootSpec, files: VmSnapshot, deadline: float) -> None:
+        body = {
+            "snapshot_type": "Full",
+            "snapshot_path": str(files.state),
+            "mem_file_path": str(files.memory),
+        }
+        await _request(boot, "PUT", "/snapshot/create", body, deadline)
+
+    async def restore(self, boot: BootSpec, deadline: float) -> None:
+        assert boot.snapshot is not None
+        await _request(boot, "PUT", "/metrics", _metrics(boot), deadline)
+        body: dict[str, object] = {
+            "snapshot_path": str(boot.snapshot.state),
+            "mem_backend": {"backend_type": "File", "backend_path": str(boot.snapshot.memory)},
+            "resume_vm": False,
+        }
+        if boot.tap_name:
+            # From 1.12 on; the TAP has the number of a slot, which may be another now.
+            body["network_overrides"] = [{"iface_id": "eth0", "host_dev_name": boot.tap_name}]
+        await _request(boot, "PUT", "/snapshot/load", body, deadline)
+
+    async def set_disk_limits(self, boot: BootSpec, limits: DiskLimits, deadline: float) -> None:
+        for index in range(len(boot.disks)):
+            body = {"drive_id": f"disk{index}", "rate_limiter": _rate_limiter(limits)}
+            await _request(boot, "PATCH", f"/drives/disk{index}", body, deadline)
+
+    async def set_balloon(self, boot: BootSpec, memory_mib: int, deadline: float) -> None:
+        await _request(boot, "PATCH", "/balloon", {"amount_mib": memory_mib}, deadline)
+
+    async def metrics(self, boot: BootSpec, deadline: float) -> dict[str, object]:
+        # Firecracker holds the FIFO open, and counts what it could not write to a full one.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fifo_fd = os.open(boot.paths.metrics_fifo, flags)
+        except OSError as exc:
+            raise from_os_error(exc, f"open the metrics of {boot.microvm_id}") from exc
+        try:
+            _read_all(fifo_fd)  # those of its own minutely flush
+            await _request(boot, "PUT", "/actions", {"action_type": "FlushMetrics"}, deadline)
+            text = _read_all(fifo_fd)
+        finally:
+            os.close(fifo_fd)
+        try:
+            document = json.loads(text.decode().splitlines()[-1])
+        except (ValueError, IndexError) as exc:
+            raise VmmError(f"the VMM's metrics are no JSON: {text[:80]!r}") from exc
+        return document if isinstance(document, dict) else {}
+
+
+async def _request(
+    boot: BootSpec, method: str, target: str, body: Mapping[str, object], deadline: float
+) -> None:
+    await vmm_api.request(boot.paths.api_socket, method, target, body, deadline=deadline)
+
+
+def _read_all(fifo_fd: int) -> bytes:
+    """What a FIFO holds now; never more than it can hold."""
+    held = b""
+    with contextlib.suppress(BlockingIOError):
+        while len(held) < FIFO_BYTES and (part := os.read(fifo_fd, FIFO_BYTES)):
+            held += part
+    return held
+
+
+def _rate_limiter(limits: DiskLimits) -> dict[str, object]:
+    """Token buckets that hold one second's worth; an empty one is no limit."""
+
+    def bucket(size: int) -> dict[str, object]:
+        return {"size": size, "refill_time": 1000 if size else 0}
+
+    return {"bandwidth": bucket(limits.mib_per_s << 20), "ops": bucket(limits.ops_per_s)}
+
+
+def _metrics(boot: BootSpec) -> dict[str, object]:
+    return {"metrics_path": str(boot.paths.metrics_fifo)}
 
 
 def render_requests(boot: BootSpec) -> list[tuple[str, dict[str, object]]]:
@@ -149,6 +230,7 @@ def render_requests(boot: BootSpec) -> list[tuple[str, dict[str, object]]]:
     if boot.initrd_path is not None:
         source["initrd_path"] = str(boot.initrd_path)
     requests: list[tuple[str, dict[str, object]]] = [
+        ("/metrics", _metrics(boot)),
         ("/machine-config", {"vcpu_count": boot.cores, "mem_size_mib": boot.memory_mib}),
         ("/boot-source", source),
     ]
@@ -161,6 +243,8 @@ def render_requests(boot: BootSpec) -> list[tuple[str, dict[str, object]]]:
             # Written back: the guest's fsync reaches the host's disk.
             "cache_type": "Unsafe" if disk.read_only else "Writeback",
         }
+        if boot.disk_limits != DiskLimits():
+            drive["rate_limiter"] = _rate_limiter(boot.disk_limits)
         requests.append((f"/drives/disk{index}", drive))
     if boot.guest_mac:
         interface: dict[str, object] = {
@@ -171,6 +255,9 @@ def render_requests(boot: BootSpec) -> list[tuple[str, dict[str, object]]]:
         requests.append(("/network-interfaces/eth0", interface))
     requests.append(("/vsock", {"guest_cid": boot.cid, "uds_path": str(boot.paths.vsock)}))
     requests.append(("/entropy", {}))
+    if boot.balloon_mib:
+        balloon: dict[str, object] = {"amount_mib": boot.balloon_mib, "deflate_on_oom": True}
+        requests.append(("/balloon", balloon))
     return requests
 
 

@@ -16,15 +16,15 @@ from shutil import rmtree
 
 import pytest
 
-from hypercore import boot_files, paths, processes, slots, vmm, vmm_api
+from hypercore import boot_files, paths, processes, slots, vm_snapshot, vmm, vmm_api
 from hypercore.config import HostConfig
 from hypercore.errors import DeadlineExceeded, InvalidArgument, Unavailable, VmmError
 from hypercore.microvm import MicroVM
 from hypercore.paths import MicroVMPaths
 from hypercore.providers import kvm_probe
-from hypercore.providers.base import BootSpec, Probe
+from hypercore.providers.base import BootSpec, Probe, VmSnapshot
 from hypercore.providers.firecracker import FirecrackerProvider, render_requests
-from hypercore.spec import Disk, HardwareSpec, MicroVMSpec, NetworkSpec, RootDisks
+from hypercore.spec import Disk, DiskLimits, HardwareSpec, MicroVMSpec, NetworkSpec, RootDisks
 from hypercore.vmm_group import VmmGroup
 from tests import fake_firecracker, tinyguest
 from tests.lab.get_firecracker import firecracker
@@ -96,8 +96,8 @@ def boot_spec(files: MicroVMPaths, ending: str = "halt") -> BootSpec:
 async def running(boot: BootSpec, binary: Path) -> AsyncIterator[VmmGroup]:
     """The VMM of `boot`, started and configured as microvm.py does it; no guest runs yet."""
     files = boot.paths
-    for directory in (files.data, files.vmm_dir, files.jail_root):
-        directory.mkdir(parents=True)
+    for directory in (files.snapshot_dir, files.vmm_dir, files.jail_root):
+        directory.mkdir(parents=True, exist_ok=True)
     group = VmmGroup(files)
     provider = FirecrackerProvider()
     try:
@@ -110,7 +110,7 @@ async def running(boot: BootSpec, binary: Path) -> AsyncIterator[VmmGroup]:
             cgroup_fds=(),
         )
         group.all_started()
-        await provider.configure(boot, in_time())
+        await (provider.restore if boot.snapshot else provider.configure)(boot, in_time())
         group.configured()
         yield group
     finally:
@@ -169,6 +169,80 @@ def test_a_guest_that_resets_ends_its_vmm(files: MicroVMPaths, binary: Path) -> 
             ended = await asyncio.shield(group.exited)
             assert (ended.role, ended.status) == ("vmm", 0)
             assert files.console_log.read_text() == TEXT
+
+    run(body())
+
+
+def test_a_vm_snapshot_goes_on_in_another_process(files: MicroVMPaths, binary: Path) -> None:
+    kept = VmSnapshot(paths.data_dir() / "state", paths.data_dir() / "memory")
+
+    async def body() -> None:
+        boot = boot_spec(files, "tick")
+        provider = FirecrackerProvider()
+        async with running(boot, binary) as group:
+            await provider.launch(boot, in_time())
+            await console_says(files, TEXT)
+            taken = vm_snapshot.prepare(files, UID)
+            with pytest.raises(VmmError, match=r"PUT /snapshot/create \(400\)"):
+                await provider.take_snapshot(boot, taken, in_time())  # it is not paused
+            await provider.pause(boot, in_time())
+            await provider.take_snapshot(boot, taken, in_time())
+            await provider.resume(boot, in_time())
+            assert await state_of(boot) == "Running"
+            await group.kill()
+        vm_snapshot.seal(taken, kept)
+        assert kept.memory.stat().st_uid == 0
+        rmtree(files.run)
+        files.console_log.unlink()
+        boot = replace(boot, snapshot=kept)
+        async with running(boot, binary):
+            assert await state_of(boot) == "Paused"
+            assert files.vsock.is_socket()
+            await provider.resume(boot, in_time())
+            if "fake" not in binary.name:
+                await console_says(files, "....")
+            assert await state_of(boot) == "Running"
+            assert TEXT not in files.console_log.read_text()
+
+    run(body())
+
+
+def test_a_damaged_vm_snapshot_is_refused(files: MicroVMPaths, binary: Path) -> None:
+    kept = VmSnapshot(paths.data_dir() / "state", paths.data_dir() / "memory")
+    for path in (kept.state, kept.memory):
+        path.write_bytes(b"not what it was")
+        path.chmod(0o644)
+
+    async def body() -> None:
+        async with running(replace(boot_spec(files), snapshot=kept), binary):
+            pass
+
+    with pytest.raises(VmmError, match=r"PUT /snapshot/load \(400\): .*[Ss]napshot"):
+        run(body())
+
+
+def test_limits_balloon_and_metrics(files: MicroVMPaths, binary: Path) -> None:
+    async def body() -> None:
+        limits = DiskLimits(mib_per_s=100, ops_per_s=1000)
+        boot = replace(boot_spec(files), disk_limits=limits, balloon_mib=16)
+        provider = FirecrackerProvider()
+        async with running(boot, binary):
+            await provider.launch(boot, in_time())
+            await provider.set_disk_limits(boot, DiskLimits(ops_per_s=5), in_time())
+            await provider.set_disk_limits(boot, DiskLimits(), in_time())
+            if "fake" in binary.name:
+                await provider.set_balloon(boot, 32, in_time())
+            else:  # this guest has no driver
+                with pytest.raises(VmmError, match="balloon device: Device not activated yet"):
+                    await provider.set_balloon(boot, 32, in_time())
+            for _ in range(2):
+                assert "block" in await provider.metrics(boot, in_time())
+            if "fake" not in binary.name:
+                seen = await vmm_api.request(
+                    boot.paths.api_socket, "GET", "/vm/config", deadline=in_time()
+                )
+                assert isinstance(seen, dict)
+                assert seen["balloon"]["amount_mib"] == 16
 
     run(body())
 
@@ -388,7 +462,7 @@ def test_the_real_binary_is_taken_and_others_are_named(
     assert (found.version, found.accelerator) == ("1.12.1", "kvm")
     stranger = paths.data_dir() / "stranger"
     for output, named in (
-        ("Firecracker v1.4.0", "Firecracker 1.4.0, hypercore needs 1.8"),
+        ("Firecracker v1.6.0", "Firecracker 1.6.0, hypercore needs 1.7"),
         ("something else", "names no version of Firecracker"),
     ):
         stranger.write_text(f"#!/bin/sh\necho '{output}'\n")
@@ -410,6 +484,7 @@ def test_kvm_that_runs_no_guests_is_named(
 def test_every_put_names_a_resource_of_the_vm(files: MicroVMPaths) -> None:
     boot = replace(boot_spec(files), guest_mac="02:00:00:00:00:01", tap_name="hc4")
     assert [target for target, _ in render_requests(boot)] == [
+        "/metrics",
         "/machine-config",
         "/boot-source",
         "/drives/disk0",
