@@ -11,6 +11,7 @@ watchers, the connection) is pushed as it is acquired.
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -292,7 +293,7 @@ class MicroVM:
             fds["console"] = self._group.open_console()
             commands = provider.render(boot, probe)
             self._check_disks(commands[-1], disks)
-            self._lend_sockets(provider, commands, fds, lent)
+            self._lend_sockets(chosen, commands, fds, lent)
             self._save_argv(commands)
             deadline = loop.time() + timeout_s
             await self._spawn(commands, fds, self._make_cgroup(commands, lent))
@@ -384,7 +385,7 @@ class MicroVM:
 
     def _lend_sockets(
         self,
-        provider: Provider,
+        chosen: _Chosen,
         commands: tuple[VmmCommand, ...],
         fds: dict[str, int],
         lent: contextlib.ExitStack,
@@ -394,7 +395,10 @@ class MicroVM:
         names = commands[-1].fds
         try:
             if "events" in names:
-                fds["events"] = self._group.open_events(provider.guest_end)
+                fds["events"] = self._group.open_events(
+                    chosen.provider.guest_end,
+                    functools.partial(chosen.provider.confirm_end, chosen.boot),
+                )
             if "api" in names:
                 listener = vsock.listen_hybrid(self.files.api_socket, -1)
                 lent.callback(listener.close)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,12 +20,16 @@ from hypercore.bounded_log import BoundedLog, last_lines
 from hypercore.errors import DeadlineExceeded, VmmError, from_os_error
 from hypercore.paths import MicroVMPaths
 from hypercore.providers.base import VmmCommand
+from hypercore.vmm_events import Event, EventPipe
 
 VMM = "vmm"
+CRASHED = "crashed"
 ORPHAN_S = 2.0
 """How long a VMM may outlive a helper that ended by itself. A helper sees its VMM close their
 socket and ends; on a loaded host the VMM takes a while longer to be gone.
 """
+CONFIRM_TIMEOUT_S = 2.0
+"""For a VMM to say that it is still there once its guest has ended."""
 SOCKETS_TIMEOUT_S = 10.0
 """For a helper to make its sockets; it takes 3 ms."""
 
@@ -40,9 +44,17 @@ class VmmExit:
     status: int
     """exit code, or −signal"""
     unix_ns: int
+    guest: str = ""
+    """what became of the guest, from a VMM that tells: turned off, reset, crashed"""
 
     def __str__(self) -> str:
-        return f"{self.role} {vmm.describe_status(self.status)}"
+        told = f": its guest {self.guest}" if self.guest else ""
+        return f"{self.role} {vmm.describe_status(self.status)}{told}"
+
+    @property
+    def clean(self) -> bool:
+        """The guest ended by itself."""
+        return self.role == VMM and self.status == 0 and self.guest != CRASHED
 
 
 class VmmGroup:
@@ -57,6 +69,9 @@ class VmmGroup:
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._unlocked: vmm.Confinement | None = None
         self._sockets_later: tuple[Path, ...] = ()
+        self._events: EventPipe | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._guest_end = ""
 
     @property
     def vmm_pid(self) -> int:
@@ -66,6 +81,34 @@ class VmmGroup:
     def open_console(self) -> int:
         """Open the console's log; returns its writing end, to lend to the VMM."""
         return self._open_log("console", self.files.console_log).write_fd
+
+    def open_events(
+        self,
+        guest_end: Callable[[Event], str],
+        confirm: Callable[[str, float], Coroutine[Any, Any, bool]],
+    ) -> int:
+        """Follow a VMM's events to its guest's end, and end the VMM then.
+
+        Args:
+            guest_end, confirm: as the provider's guest_end and confirm_end.
+
+        Returns the fd to lend to the VMM.
+        """
+
+        async def end_after(end: str) -> None:
+            deadline = asyncio.get_running_loop().time() + CONFIRM_TIMEOUT_S
+            if await confirm(end, deadline):
+                self._guest_end = end
+                for process in self._processes:
+                    if process.role == VMM:
+                        process.send_signal(signal.SIGKILL)
+
+        def on_event(event: Event) -> None:
+            if self._ending is None and (end := guest_end(event)):
+                self._ending = asyncio.ensure_future(end_after(end))
+
+        self._events = EventPipe(on_event)
+        return self._events.write_fd
 
     async def spawn(
         self,
@@ -126,6 +169,8 @@ class VmmGroup:
         Raises:
             VmmError: it has not made the sockets it was to make by now.
         """
+        if self._ending is not None or self.first_exit is not None:
+            return  # whoever waits for the guest is told
         if missing := [str(path) for path in self._sockets_later if not path.exists()]:
             raise VmmError(
                 f"microVM {self.files.microvm_id}: its VMM did not make {', '.join(missing)}",
@@ -153,6 +198,8 @@ class VmmGroup:
         """Keep no writing end of the logs: they end with the processes."""
         for log in self._logs.values():
             log.close_writer()
+        if self._events is not None:
+            self._events.close_writer()
 
     async def kill(self) -> None:
         """End them all now. Idempotent.
@@ -181,6 +228,11 @@ class VmmGroup:
                 process.close()
             for log in self._logs.values():
                 log.close()
+            if self._events is not None:
+                self._events.close()
+            if self._ending is not None:
+                self._ending.cancel()
+                await asyncio.wait({self._ending})
 
     def note(self, line: str) -> None:
         """Add a line of ours to the VMM's log."""
@@ -246,7 +298,12 @@ class VmmGroup:
 
     def _on_exit(self, process: vmm.VmmProcess) -> None:
         status = process.exited.result()
-        if process.role == VMM and status != -signal.SIGKILL:
+        if process.role == VMM and self._events is not None:
+            self._events.drain()
+            if self._ending is not None and not self._ending.done():
+                self._ending.add_done_callback(lambda _: self._on_exit(process))
+                return
+        if process.role == VMM and (self._guest_end or status != -signal.SIGKILL):
             self._take_down(process)  # by itself, whatever a helper made of it before
         elif process.role == VMM or status < 0 or not self.vmm_pid:
             self._take_down_unless_done(process)
@@ -261,10 +318,17 @@ class VmmGroup:
 
     def _take_down(self, cause: vmm.VmmProcess) -> None:
         """Put the end down to `cause`, which has ended, and end the others."""
-        self.first_exit = VmmExit(cause.role, cause.exited.result(), time.time_ns())
+        self.first_exit = self._describe(cause.role, cause.exited.result())
         for other in self._processes:
             other.send_signal(signal.SIGKILL)
         self._finish()
+
+    def _describe(self, role: str, status: int) -> VmmExit:
+        if role == VMM and self._guest_end:  # we ended the VMM, or it could not go on without us
+            return VmmExit(role, 0, time.time_ns(), self._guest_end)
+        # A VMM that has events and ends by itself does so for a crash, whatever its status.
+        crashed = role == VMM and self._events is not None and status == 0
+        return VmmExit(role, status, time.time_ns(), CRASHED if crashed else "")
 
     def _finish(self) -> None:
         if self.first_exit is None or self.exited.done():

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _CLASSES = {
     "firecracker": "hypercore.providers.firecracker:FirecrackerProvider",
+    "cloud-hypervisor": "hypercore.providers.cloud_hypervisor:CloudHypervisorProvider",
     "qemu": "hypercore.providers.qemu:QemuProvider",
 }
 """In the order in which they are tried when the user names none."""
