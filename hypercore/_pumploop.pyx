@@ -303,12 +303,24 @@ cdef void _pause_src(Core *core, Node *node) noexcept nogil:
 
 
 cdef void _resume_src(Core *core, Node *node) noexcept nogil:
+    cdef int rc
     if node.flags & ENDED:
         return
     if node.flags & UNPOLLABLE:
         _make_ready(core, node)
+        return
+    rc = hc_watch(core.epoll, EPOLL_CTL_MOD, node.fd, EPOLLIN, <uint64_t>node)
+    if rc < 0:
+        _fail_src(core, node, -rc)
+
+
+cdef void _fail_src(Core *core, Node *node, int error) noexcept nogil:
+    """The source cannot be watched: its stream ends here."""
+    _report(core, node.id, EV_ERROR, error)
+    if node.kind == SOURCE:
+        _end_source(core, node)
     else:
-        hc_watch(core.epoll, EPOLL_CTL_MOD, node.fd, EPOLLIN, <uint64_t>node)
+        _end_output(core, node)
 
 
 cdef void _watch_dst(Core *core, Node *node, int fd) noexcept nogil:
@@ -345,6 +357,7 @@ cdef void _pause_sources(Core *core, Node *node) noexcept nogil:
 
 cdef void _unblock(Core *core, Node *node) noexcept nogil:
     cdef Node *source
+    cdef Node *following
     if node.pending_size and not _write_pending(core, node):
         return
     node.flags &= ~BLOCKED
@@ -353,8 +366,9 @@ cdef void _unblock(Core *core, Node *node) noexcept nogil:
         return
     source = node.first
     while source != NULL:
+        following = source.next
         _resume_src(core, source)
-        source = source.next
+        source = following
 
 
 cdef bint _write_pending(Core *core, Node *node) noexcept nogil:
@@ -865,13 +879,16 @@ cdef void _serve_fresh(
 
 cdef void _await_client(Core *core, Node *client) noexcept nogil:
     """Go on with this client when its pipe has room."""
+    cdef int rc
     if client.flags & UNPOLLABLE:
         _make_ready(core, client)
     elif not client.flags & BLOCKED:
         client.flags |= BLOCKED
         hc_add(&client.stalls, 1)
         hc_add(&core.stalls, 1)
-        hc_watch(core.epoll, EPOLL_CTL_MOD, client.fd, EPOLLOUT, <uint64_t>client | 1)
+        rc = hc_watch(core.epoll, EPOLL_CTL_MOD, client.fd, EPOLLOUT, <uint64_t>client | 1)
+        if rc < 0:
+            _drop_client(core, client, -rc)
 
 
 cdef void _serve_client(Core *core, Node *client) noexcept nogil:
@@ -1076,8 +1093,7 @@ cdef void _attach(Core *core, Node *node, Command *command) noexcept nogil:
     elif node.kind == OUTPUT:
         rc = _watch_src(core, node)
         if rc < 0:
-            _report(core, node.id, EV_ERROR, -rc)
-            _end_output(core, node)
+            _fail_src(core, node, -rc)
 
 
 cdef void _attach_client(
@@ -1127,8 +1143,7 @@ cdef void _attach_source(Core *core, Node *source, Node *owner) noexcept nogil:
     _link(source, owner)
     rc = _watch_src(core, source)
     if rc < 0:
-        _report(core, source.id, EV_ERROR, -rc)
-        _end_source(core, source)
+        _fail_src(core, source, -rc)
     elif owner.flags & BLOCKED:
         _pause_src(core, source)
 

@@ -43,7 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(tier_of(item.path), 3))
 
 
-def _descriptors() -> dict[int, str]:
+def descriptors() -> dict[int, str]:
+    """What this process has open."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -53,7 +54,8 @@ def _descriptors() -> dict[int, str]:
     return found
 
 
-def _children() -> set[int]:
+def children() -> set[int]:
+    """Its children, zombies too."""
     pids: set[int] = set()
     for path in Path("/proc/self/task").glob("*/children"):
         try:
@@ -76,15 +78,15 @@ def _is_grpc_poller(target: str) -> bool:
 
 
 def _left(
-    descriptors: dict[int, str], children: set[int], threads: set[threading.Thread]
+    open_before: dict[int, str], children_before: set[int], threads: set[threading.Thread]
 ) -> list[str]:
     """What this process has now and had not then."""
     left = [
         f"fd {fd} -> {target}"
-        for fd, target in _descriptors().items()
-        if descriptors.get(fd) != target and not _is_grpc_poller(target)
+        for fd, target in descriptors().items()
+        if open_before.get(fd) != target and not _is_grpc_poller(target)
     ]
-    left += [f"child {pid}: {_command(pid)}" for pid in _children() - children]
+    left += [f"child {pid}: {_command(pid)}" for pid in children() - children_before]
     left += [
         f"thread {thread.name}"
         for thread in threading.enumerate()
@@ -102,18 +104,18 @@ def _uvloop_globals() -> None:
 @pytest.fixture(autouse=True)
 def _nothing_left_in_this_process() -> Iterator[None]:
     """Fails a test that leaves a descriptor, a child (also a zombie) or a thread behind."""
-    descriptors, children, threads = _descriptors(), _children(), set(threading.enumerate())
+    before = descriptors(), children(), set(threading.enumerate())
     yield
     if tap := sys.modules.get("hypercore._tap"):
         tap.close_idle()  # kept on purpose, _netlink.h says why
     gc.collect()
     gc.freeze()  # what survived need not be looked at again: most of the unit tier's time
-    left = _left(descriptors, children, threads)
+    left = _left(*before)
     # gRPC's C core closes a channel's sockets in a thread of its own, a moment after us.
     deadline = time.monotonic() + GRPC_CLOSE_S
     while left and "grpc" in sys.modules and time.monotonic() < deadline:
         time.sleep(0.01)
-        left = _left(descriptors, children, threads)
+        left = _left(*before)
     assert not left, "left behind: " + "; ".join(left)
 
 
