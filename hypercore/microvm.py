@@ -46,7 +46,7 @@ from hypercore.errors import (
 )
 from hypercore.proto import agent_pb
 from hypercore.providers.base import BootSpec, Feature, Probe, Provider, VmmCommand
-from hypercore.reclaim import reclaim
+from hypercore.reclaim import claim, reclaim
 from hypercore.spec import Disk, MicroVMSpec, RootDisks
 from hypercore.vmm_group import VMM, VmmExit, VmmGroup
 
@@ -100,6 +100,7 @@ class MicroVM:
         hello: what the agent said of itself.
         attachment: the network, without its fd.
         timings: milliseconds by phase of the start.
+        lost: somebody else had taken it back before `delete`; the id may be in use again.
     """
 
     def __init__(self, spec: MicroVMSpec, root_disks: RootDisks, config: HostConfig) -> None:
@@ -116,6 +117,8 @@ class MicroVM:
         self._agent: AgentClient | None = None
         self._chosen: _Chosen | None = None
         self._uid = -1
+        self._claim = ""
+        self.lost = False
         self._owned = contextlib.AsyncExitStack()
         self._deleting: asyncio.Task[None] | None = None
 
@@ -239,7 +242,7 @@ class MicroVM:
             await owned.aclose()
         except BaseException:
             # What is in this process is closed; what lies on the host can be taken back again.
-            self._owned.push_async_callback(asyncio.to_thread, reclaim, self.spec.microvm_id)
+            self._owned.push_async_callback(self._reclaim)
             raise
         finally:
             if self.state in (State.STARTING, State.RUNNING, State.PAUSED):
@@ -252,6 +255,9 @@ class MicroVM:
         if self.state != State.DELETED:
             self._advance(State.DELETED)
 
+    async def _reclaim(self) -> None:
+        self.lost = not await asyncio.to_thread(reclaim, self.spec.microvm_id, self._claim)
+
     # -- steps of the start --
 
     async def _start(self, timeout_s: float) -> None:
@@ -262,7 +268,7 @@ class MicroVM:
             )
             files = await asyncio.to_thread(boot_files.choose, self.spec.hardware)
         self._make_directories()
-        self._owned.push_async_callback(asyncio.to_thread, reclaim, self.spec.microvm_id)
+        self._owned.push_async_callback(self._reclaim)
         with self._timed("network"):
             slot = slots.acquire(self.spec.microvm_id)
             if self.spec.jail:
@@ -319,6 +325,7 @@ class MicroVM:
             for directory in (self.files.data, self.files.snapshot_dir, self.files.run):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.files.vmm_dir.mkdir(mode=0o700)
+            self._claim = claim(self.files)
         except FileExistsError as exc:
             raise AlreadyExists(
                 f"microVM {self.spec.microvm_id} is there already: {exc.filename}",

@@ -185,6 +185,11 @@ class MicroVMPaths:
 
     # what does not
     @property
+    def claim(self) -> Path:
+        """Tells one start of a microVM from another of the same id; see reclaim.py."""
+        return self.run / "claim"
+
+    @property
     def processes(self) -> Path:
         """Lines of `role pid start_time`, written before and after each start."""
         return self.run / "processes"
@@ -243,6 +248,11 @@ def slots_dir() -> Path:
     Those exist once per host, so all instances share it wherever their run directories are.
     """
     return Path(os.environ.get("HYPERCORE_SLOTS_DIR") or "/run/hypercore/slots")
+
+
+def network_names_dir() -> Path:
+    """One link per number of a network by name; for all instances, as slots_dir."""
+    return slots_dir().parent / "networks"
 
 
 def host_settings() -> Path:

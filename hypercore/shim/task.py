@@ -343,8 +343,7 @@ class Task:
         for process in self.execs.values():
             if process.state is State.CREATED:
                 process.end(Exit.now(KILLED, reason="its container has ended"))
-        await asyncio.to_thread(records.write_exit, self.paths, end)
-        await asyncio.to_thread(records.write, self.paths.timings, self.timings)
+        await asyncio.to_thread(self._write_records, end)
         if end.oom_killed:
             self._publish(events.TaskOOM(container_id=self.id))
         self.init.end(end)
@@ -352,6 +351,12 @@ class Task:
         self.log.info(
             "init ended with status %d%s", end.status, f": {end.reason}" if end.reason else ""
         )
+
+    def _write_records(self, end: Exit) -> None:
+        """Unless containerd has lost this server and started the id anew with another."""
+        if self._microvm is None or not (self._microvm.lost and self.paths.run.exists()):
+            records.write_exit(self.paths, end)
+            records.write(self.paths.timings, self.timings)
 
     async def _end_of(self, process: Process) -> Exit:
         """How the process ended, once its output is where it belongs. Never raises."""
@@ -419,11 +424,12 @@ class Task:
                 self.log.warning("the guest did not delete its container: %s", exc)
         try:
             await microvm.delete()
-            self._reclaimed = True
+            self._reclaimed = not microvm.lost
         except HypercoreError as exc:
             self.log.error("%s", exc)
-        with contextlib.suppress(OSError):
-            self._link_stdio()
+        if not microvm.lost:
+            with contextlib.suppress(OSError):
+                self._link_stdio()
 
     def _publish_exit(self, process: Process, end: Exit) -> None:
         self._publish(
