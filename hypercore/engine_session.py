@@ -38,6 +38,7 @@ class Session:
         self._attached = attached
         self._stdin_fd = stdin_fd
         self._queue = queue
+        self._failure: BaseException | None = None
         self._exit: asyncio.Task[ExitStatus] = asyncio.create_task(attached.wait())
 
     def on_exit(self, callback: Callable[[], None]) -> None:
@@ -48,10 +49,18 @@ class Session:
         open_streams = 2
         while open_streams:
             fd, data = await self._queue.get()
+            if self._failure is not None:
+                raise self._failure
             if data:
                 yield fd, data
             else:
                 open_streams -= 1
+
+    def abort(self, failure: BaseException) -> None:
+        """Have `outputs` raise `failure`."""
+        self._failure = failure
+        with suppress(asyncio.QueueFull):  # then it has something to wake up for
+            self._queue.put_nowait((0, b""))
 
     async def write(self, data: bytes) -> None:
         """Pass `data` to its stdin; waits while it does not read.

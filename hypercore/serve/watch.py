@@ -7,7 +7,7 @@ asks containerd itself.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 
 from hypercore import api_records, inventory
@@ -66,7 +66,7 @@ class Watch:
         self._lock = asyncio.Lock()
         self._dirty: set[str] = set()
         self._wake = asyncio.Event()
-        self._watchers: set[_Watcher] = set()
+        self._watchers: set[Watcher] = set()
 
     @property
     def is_synced(self) -> bool:
@@ -180,20 +180,16 @@ class Watch:
                 if record.state not in ALIVE and (was is None or was.record.state in ALIVE):
                     self._ended(record)
 
-    async def events(self, wanted: str, kinds: Sequence[str]) -> AsyncIterator[Event]:
-        """What happens from now on to microVM `wanted`, or to all.
+    async def watcher(self, wanted: str, kinds: Sequence[str]) -> "Watcher":
+        """Who gets what happens from now on to microVM `wanted`, or to all; to be closed.
 
         Raises:
-            ResourceExhausted: the caller is too slow.
+            NotFound: there is no such microVM.
         """
         microvm_id = (await self.find(wanted)).record.microvm_id if wanted else ""
-        watcher = _Watcher(microvm_id, frozenset(kinds))
+        watcher = Watcher(microvm_id, frozenset(kinds), self._watchers.discard)
         self._watchers.add(watcher)
-        try:
-            while True:
-                yield await watcher.next()
-        finally:
-            self._watchers.discard(watcher)
+        return watcher
 
     def states(self) -> Mapping[tuple[str, str], int]:
         """How many microVMs there are by (state, provider)."""
@@ -204,10 +200,13 @@ class Watch:
         return counts
 
 
-class _Watcher:
+class Watcher:
     """A bounded queue of events for one reader."""
 
-    def __init__(self, microvm_id: str, kinds: frozenset[str]) -> None:
+    def __init__(
+        self, microvm_id: str, kinds: frozenset[str], forget: "Callable[[Watcher], None]"
+    ) -> None:
+        self._forget = forget
         self._microvm_id = microvm_id
         self._kinds = kinds
         self._events: deque[Event] = deque()
@@ -225,7 +224,15 @@ class _Watcher:
             self._lost = True
         self._wake.set()
 
+    def close(self) -> None:
+        self._forget(self)
+
     async def next(self) -> Event:
+        """The next event.
+
+        Raises:
+            ResourceExhausted: the reader is too slow, and has had what was kept for it.
+        """
         while not self._events:
             if self._lost:
                 raise ResourceExhausted(
