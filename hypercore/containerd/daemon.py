@@ -364,8 +364,11 @@ def _find() -> tuple[int, int]:
         if not name.isdigit():
             continue
         start_time = _process.start_time(int(name))
-        with suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
-            argv = file.read().split(b"\0")
+        with suppress(OSError):
+            # Ours runs as root; anybody may give a process of theirs these arguments.
+            if os.stat(f"/proc/{name}").st_uid != 0:
+                continue
+            argv = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
             if argv[1:3] == [b"--config", wanted] and start_time:
                 return int(name), start_time
     return 0, 0

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,32 @@ def test_found_without_its_record(config: HostConfig) -> None:
     paths.containerd_record().unlink()
     assert daemon.status().pid == pid
     assert start(config).pid == pid
+
+
+LOOK_ALIKE = """
+import sys, time
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+begin, end = int(fields[45]), int(fields[46])
+with open("/proc/self/mem", "r+b", buffering=0) as memory:
+    memory.seek(begin)
+    memory.write(f"containerd\\0--config\\0{sys.argv[1]}\\0".encode().ljust(end - begin, b"\\0"))
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_the_process_of_another_user_is_not_taken_for_it(config: HostConfig) -> None:
+    paths.containerd_config().touch()
+    argv = [sys.executable, "-c", LOOK_ALIKE, str(paths.containerd_config())]
+    with subprocess.Popen(argv, user=65534, stdout=subprocess.PIPE) as impostor:
+        try:
+            assert impostor.stdout is not None
+            assert impostor.stdout.readline() == b"ready\n"
+            said = Path(f"/proc/{impostor.pid}/cmdline").read_bytes().split(b"\0")
+            assert said[1:3] == [b"--config", os.fsencode(paths.containerd_config())]
+            assert daemon.status().pid == 0
+        finally:
+            impostor.kill()
 
 
 def test_record_of_another_process_is_not_believed(config: HostConfig) -> None:
