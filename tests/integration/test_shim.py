@@ -55,9 +55,9 @@ class Shim:
             os.mkfifo(bundle / "log", 0o700)
         return bundle
 
-    def invoke(self, action, task_id, stdin=b"", **extra):
+    def invoke(self, action, task_id, stdin=b"", binary=SHIM, **extra):
         """Run the binary as containerd does: both outputs in one pipe, read to the end."""
-        argv = [SHIM, "-namespace", NAMESPACE, "-address", "/run/x/containerd.sock"]
+        argv = [binary, "-namespace", NAMESPACE, "-address", "/run/x/containerd.sock"]
         argv += ["-publish-binary", "/usr/bin/containerd", "-id", task_id, action]
         done = subprocess.run(
             argv,
@@ -183,6 +183,31 @@ def test_sharding(make_shim):
     paths = [shim.start(name) for name in ("a", "b", "c", "a")]
     assert paths[0] == paths[1] == paths[3] != paths[2]
     assert len(shim.pidfds) == 2
+
+
+def test_a_server_for_each(make_shim):
+    shim = make_shim(HYPERCORE_VMS_PER_SERVER="1")
+    paths = [shim.start(name) for name in ("a", "b", "c")]
+    assert len(set(paths)) == len(shim.pidfds) == 3
+    shim.kill(shim.watch(paths[1]), signal.SIGKILL)
+    for name, path in zip(("a", "c"), (paths[0], paths[2]), strict=True):
+        assert shim.call(path, "Connect", task_pb.ConnectRequest(id=name)).shim_pid in shim.pidfds
+    assert shim.start("d") == paths[1]
+
+
+def test_an_upgrade_starts_a_server_beside_the_old(shim):
+    old = shim.start("a")
+    upgraded = shim.directory / "upgraded"
+    upgraded.mkdir()
+    newer = upgraded / SHIM.name
+    shutil.copy(SHIM, newer)
+    (upgraded / f"{SHIM.name}.python").write_text(f"{BIN.parent / '.venv/bin/python'}\n")
+    code, out = shim.invoke("start", "b", binary=newer)
+    assert code == 0, out
+    new = json.loads(out)["address"].removeprefix("unix://")
+    assert new != old
+    assert shim.watch(new) != shim.watch(old)
+    assert shim.start("c") == old
 
 
 def test_a_killed_server_is_replaced(shim):
