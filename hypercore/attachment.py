@@ -55,6 +55,7 @@ class Record:
 def write_record(microvm_id: str, record: Record) -> None:
     lines = [
         f"element {each.of.family} {each.of.name} {each.key.hex()} {each.data.hex()}"
+        f" {each.last.hex()}"
         for each in record.elements
     ]
     lines += [
@@ -82,10 +83,10 @@ def read_record(microvm_id: str) -> Record:
         return Record()
     for line in text.split("\n")[:-1]:
         kind, _, rest = line.partition(" ")
-        match kind, rest.split(" ", 3 if kind == "element" else 2):
-            case "element", [family, name, key, data] if (family, name) in sets:
-                of = sets[family, name]
-                elements.append(nft.Element(of, bytes.fromhex(key), bytes.fromhex(data)))
+        match kind, rest.split(" ", 4 if kind == "element" else 2):
+            case "element", [family, name, *values] if (family, name) in sets:
+                made = nft.Element(sets[family, name], *map(bytes.fromhex, values))
+                elements.append(made)
             case "redirect", [ifindex, inode, path]:
                 redirects.append(Redirect(path, int(inode), int(ifindex)))
     return Record(tuple(elements), tuple(redirects))

@@ -16,6 +16,7 @@ from pathlib import Path
 from hypercore import (
     host_settings,
     netlink,
+    network_names,
     nft,
     policy_route,
     ports,
@@ -61,8 +62,10 @@ def attach(
     dns = resolver.choose(microvm_id, spec.dns, ipv6=ipv6)
     mac = mac_of(microvm_id)
     mark = 0 if way_out.is_default else policy_route.ensure(nic)
+    name = tap.name_of(slot)
     elements = (
-        *_elements(tap.name_of(slot), mac, plan, nic.name, dns.servers, mark),
+        *_elements(name, mac, plan, nic.name, dns.servers, mark),
+        *_permissions(name, spec),
         *ports.elements(spec.ports, plan.guest4, plan.guest6),
     )
     layout = tap.Layout(
@@ -117,6 +120,29 @@ def _elements(
         yield nft.Element(wanted, device + address.packed)
     if mark:
         yield nft.Element(ruleset.MARKS, device, nft.host_u32(mark))
+
+
+def _permissions(name: str, spec: NetworkSpec) -> Iterator[nft.Element]:
+    """What a guest may beyond the usual, or may not."""
+    device = nft.ifname(name)
+    if spec.allow_host:
+        yield nft.Element(ruleset.HOST_USERS, device)
+    if spec.name:
+        number = nft.host_u32(network_names.number_of(spec.name))
+        yield nft.Element(ruleset.NETWORKS, device, number)
+        yield nft.Element(ruleset.MEMBERS, number + device)
+    if spec.egress is None:
+        return
+    yield nft.Element(ruleset.RESTRICTED, device)
+    allowed4 = [ipaddress.IPv4Network(each) for each in spec.egress if ":" not in each]
+    allowed6 = [ipaddress.IPv6Network(each) for each in spec.egress if ":" in each]
+    # Intervals that overlap are refused by the kernel, so they are joined here.
+    for four in ipaddress.collapse_addresses(allowed4):
+        first, last = four.network_address.packed, four.broadcast_address.packed
+        yield nft.Element(ruleset.EGRESS4, device + first, last=device + last)
+    for six in ipaddress.collapse_addresses(allowed6):
+        first, last = six.network_address.packed, six.broadcast_address.packed
+        yield nft.Element(ruleset.EGRESS6, device + first, last=device + last)
 
 
 def _interface(mac: bytes, plan: _Plan, mtu: int) -> Interface:

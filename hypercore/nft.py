@@ -61,7 +61,7 @@ REGISTER = 8
 """NFT_REG32_00, the first of sixteen registers of 4 bytes; the keys of sets start here"""
 
 IIFTYPE, IIFNAME, OIFNAME, NFPROTO, L4PROTO, IIFGROUP, OIFGROUP = 8, 6, 7, 15, 16, 21, 22
-PROTOCOL, _MARK_KEY = 1, 3
+PROTOCOL, _PRIORITY_KEY, _MARK_KEY = 1, 2, 3
 LINK, NETWORK, TRANSPORT = 0, 1, 2
 CT_STATE, CT_STATUS = 0, 2
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
@@ -111,6 +111,16 @@ def look_up(name: str) -> Expression:
 def set_mark_by(name: str) -> Expression:
     """Mark the packet with what the map has for the key."""
     return look_up(name) + _expression("meta", _u32(2, _MARK_KEY), _u32(3, REGISTER))
+
+
+def set_priority_by(name: str) -> Expression:
+    """Give the packet the priority (traffic class) that the map has for the key."""
+    return look_up(name) + _expression("meta", _u32(2, _PRIORITY_KEY), _u32(3, REGISTER))
+
+
+def priority() -> Expression:
+    """Load the packet's priority."""
+    return meta(_PRIORITY_KEY)
 
 
 def lead_to(family: int, port_register: int) -> Expression:
@@ -163,6 +173,7 @@ _TYPES = {
     "inet_proto": (12, 4),
     "inet_service": (13, 4),
     "mark": (19, 4),
+    "classid": (23, 4),
     "ifname": (41, 16),
 }
 _IS_INTERVAL, _IS_MAP, _IS_CONCATENATION = 0x4, 0x8, 0x80

@@ -51,7 +51,9 @@ from hypercore.nft import (
     masked,
     meta,
     payload,
+    priority,
     set_mark_by,
+    set_priority_by,
 )
 
 NAME = "hypercore"
@@ -100,10 +102,11 @@ BOUND6 = _map(
 """ports published on one address"""
 HOST_USERS = _set("host_users", "ifname")
 """TAPs whose guests may use the host's services"""
-NETWORKS = _map("networks", "ifname", to=("ifname",))
-"""TAPs in a network by name: its name"""
-MEMBERS = _set("members", "ifname", "ifname")
-"""network's name and TAP: who can be reached by the others of that network"""
+NETWORKS = _map("networks", "ifname", to=("classid",))
+"""TAPs in a network by name: its number (network_names.py), which a packet carries as its
+priority while it is looked at. nft cannot print a rule that compares what two maps say."""
+MEMBERS = _set("members", "classid", "ifname")
+"""network's number and TAP: who can be reached by the others of that network"""
 RESTRICTED = _set("restricted", "ifname")
 """TAPs whose guests may only reach what is in"""
 EGRESS4, EGRESS6 = (
@@ -220,8 +223,10 @@ _FROM_GUEST_CHAIN = Chain(
     "from_guest",
     (
         (*_REPLY, ACCEPT),
-        # iifname map @networks . oifname @members accept
-        (*_FROM, look_up("networks"), meta(OIFNAME, REGISTER + 4), in_set("members"), ACCEPT),
+        # meta priority set iifname map @networks
+        (*_FROM, set_priority_by("networks")),
+        # meta priority . oifname @members accept
+        (priority(), meta(OIFNAME, REGISTER + 1), in_set("members"), ACCEPT),
         # ct status dnat: to a published port of another guest
         (*_PUBLISHED, *_FROM, in_set("restricted"), REJECT),
         (*_PUBLISHED, ACCEPT),

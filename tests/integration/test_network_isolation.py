@@ -1,0 +1,172 @@
+"""What a guest may reach when it is told to: the host, its network by name, an egress list."""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+
+from hypercore import network_names, nft, paths, ruleset
+from hypercore.netlink import link
+from hypercore.spec import NetworkSpec
+from tests.integration import netlab
+from tests.integration.netlab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, Host
+from tests.integration.netlab import assert_refused as refused
+from tests.integration.netlab import assert_tcp as tcp
+
+pytestmark = pytest.mark.usefixtures("root", "instance")
+
+PORT = 4001
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netlab.own_instance(tmp_path, monkeypatch, f"nameserver {OUTSIDE4}\n")
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with netlab.host() as made:
+        yield made
+
+
+def test_guest_that_may_use_the_host(host: Host) -> None:
+    with netlab.attached_guest("vm-a", NetworkSpec(allow_host=True)) as a:
+        for address in (HOST4, HOST6, a.gateway4):
+            tcp(a.netns, None, address, PORT, at=(address, PORT))
+        with netlab.attached_guest("vm-b", NetworkSpec()) as b:
+            refused(b.netns, HOST4, PORT)
+            refused(a.netns, b.address4, PORT)
+
+
+def test_guests_of_one_network_reach_each_other_and_no_others(host: Host) -> None:
+    backend, other = NetworkSpec(name="backend"), NetworkSpec(name="other")
+    with (
+        netlab.attached_guest("vm-a", backend) as a,
+        netlab.attached_guest("vm-b", replace(backend, egress=())) as b,
+        netlab.attached_guest("vm-c", other) as c,
+        netlab.attached_guest("vm-d", NetworkSpec()) as d,
+    ):
+        for source, target in ((a, b), (b, a)):
+            for address in (target.address4, target.address6):
+                tcp(source.netns, target.netns, address, PORT, at=(address, PORT))
+        for source in (c, d):
+            refused(source.netns, a.address4, PORT)
+            refused(source.netns, a.address6, PORT)
+            refused(a.netns, source.address4, PORT)
+        tcp(a.netns, host.outside, OUTSIDE4, PORT, at=(OUTSIDE4, PORT))
+        refused(b.netns, OUTSIDE4, PORT)
+    assert set(network_names.names().values()) == {"backend", "other"}
+
+
+def test_numbers_of_networks_are_their_own(
+    instance: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_names, "_COUNT", 3)  # so that they collide
+    numbers = [network_names.number_of(name) for name in ("a", "b", "c")]
+    assert len(set(numbers)) == 3
+    assert [network_names.number_of(name) for name in ("a", "b", "c")] == numbers
+    assert all(number & 0xF == 0 for number in numbers)
+    assert len(os.listdir(paths.network_names_dir())) == 3
+
+
+def test_egress_list(host: Host) -> None:
+    allowed = ("198.51.100.0/28", "198.51.100.1", "2001:db8:1::/64", "203.0.113.0/24")
+    with netlab.inside(host.outside):
+        for address in ("198.51.100.20/32", "198.51.100.53/32", "2001:db8:2::1/128"):
+            netlab.give_address("out0", address)
+    only = NetworkSpec(egress=allowed, dns=("198.51.100.53",))
+    with netlab.attached_guest("vm-a", only) as a, netlab.attached_guest("vm-b", only):
+        for address in (OUTSIDE4, OUTSIDE6):
+            tcp(a.netns, host.outside, address, PORT, at=(address, PORT))
+        for address in ("198.51.100.20", "198.51.100.53", "2001:db8:2::1"):
+            refused(a.netns, address, PORT)
+        with (
+            netlab.datagrams(host.outside, "198.51.100.53", 53) as server,
+            netlab.datagrams(a.netns, "0.0.0.0") as client,
+        ):
+            client.sendto(b"name?", ("198.51.100.53", 53))
+            data, peer = server.recvfrom(100)
+            server.sendto(data, peer)
+            assert client.recvfrom(100)[0] == b"name?"
+        # The host still gets in, and is answered.
+        tcp(None, a.netns, a.address4, PORT, at=(a.address4, PORT))
+    assert nft.elements(ruleset.EGRESS4) == nft.elements(ruleset.EGRESS6) == []
+
+
+def test_empty_egress_list_allows_nothing(host: Host) -> None:
+    with netlab.attached_guest("vm-a", NetworkSpec(egress=())) as a:
+        for address in (OUTSIDE4, OUTSIDE6, HOST4):
+            refused(a.netns, address, PORT)
+
+
+# -- lies about addresses --
+
+
+def _arp(kind: int, mac: bytes, sender: str, target: str) -> bytes:
+    packed = struct.pack(">HHBBH", 1, 0x0800, 6, 4, kind)
+    addresses = mac + socket.inet_aton(sender) + bytes(6) + socket.inet_aton(target)
+    return netlab.HEADER + b"\xff" * 6 + mac + b"\x08\x06" + packed + addresses
+
+
+def _neighbours(ifindex: int) -> dict[str, str]:
+    with IPRoute() as route:
+        return {
+            each.get("dst"): each.get("lladdr")
+            for each in route.get_neighbours(ifindex=ifindex)
+            if each.get("lladdr") and not each.get("dst").startswith("ff")
+        }
+
+
+def test_lies_by_arp_change_nothing(host: Host) -> None:
+    """The host goes on knowing the guest alone, and answers for its one address only."""
+    with netlab.attached("vm-a", NetworkSpec()) as a, netlab.attached("vm-b", NetworkSpec()) as b:
+        device = link(a.tap_name)
+        assert device is not None
+        mac = bytes.fromhex(a.mac.replace(":", ""))
+        own, gateway = a.interfaces[0].addresses[0].partition("/")[0], a.interfaces[0].gateways[0]
+        known = _neighbours(device.ifindex)
+        assert known[own] == a.mac
+        neighbour = b.interfaces[0].addresses[0].partition("/")[0]
+        for kind, sender_mac, sender in (
+            (2, b"\x02\0\0\0\0\x66", own),
+            (2, mac, neighbour),
+            (2, mac, OUTSIDE4),
+            (1, mac, OUTSIDE4),
+        ):
+            os.write(a.tap_fd, _arp(kind, sender_mac, sender, gateway))
+        os.write(a.tap_fd, _arp(1, mac, own, HOST4))  # which addresses has the host elsewhere?
+        os.write(a.tap_fd, _arp(1, mac, own, gateway))
+        answered: list[str] = []
+        os.set_blocking(a.tap_fd, True)
+        while not answered or answered[-1] != gateway:
+            frame = os.read(a.tap_fd, 2000)[len(netlab.HEADER) :]
+            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2":
+                answered.append(socket.inet_ntoa(frame[28:32]))
+        assert answered == [gateway]
+        assert _neighbours(device.ifindex) == known
+
+
+def test_lies_by_neighbour_discovery_change_nothing(host: Host) -> None:
+    with netlab.attached_guest("vm-a", NetworkSpec()) as a:
+        device = link(a.attachment.tap_name)
+        assert device is not None
+        known = _neighbours(device.ifindex)
+        target = socket.inet_pton(socket.AF_INET6, a.address6)
+        with (
+            netlab.inside(a.netns),
+            socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw,
+        ):
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+            # An overriding advertisement of its own address at another MAC, and of another's.
+            for address in (target, socket.inet_pton(socket.AF_INET6, OUTSIDE6)):
+                advert = struct.pack(">BBHI", 136, 0, 0, 0x20000000) + address
+                option = b"\2\1\x02\0\0\0\0\x66"
+                raw.sendto(advert + option, (a.interface.gateways[1], 0))
+            tcp(a.netns, host.outside, OUTSIDE6, PORT, at=(OUTSIDE6, PORT))
+        assert _neighbours(device.ifindex) == known
