@@ -18,8 +18,9 @@ import socket
 import stat
 import time
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from hypercore import (
@@ -31,6 +32,7 @@ from hypercore import (
     providers,
     slots,
     vm_features,
+    vm_snapshot,
     vmm,
     vsock,
 )
@@ -47,12 +49,15 @@ from hypercore.errors import (
 from hypercore.proto import agent_pb
 from hypercore.providers.base import BootSpec, Feature, Probe, Provider, VmmCommand
 from hypercore.reclaim import claim, reclaim
-from hypercore.spec import Disk, MicroVMSpec, RootDisks
+from hypercore.spec import Disk, DiskLimits, MicroVMSpec, RootDisks
 from hypercore.vmm_group import VMM, VmmExit, VmmGroup
 
 STREAM_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
 """For a VMM to obey: pause, resume, or flush its disks and end."""
+SNAPSHOT_TIMEOUT_S = 120.0
+"""For a VMM to write a guest's memory."""
+DIAL_PAUSE_S = 0.02
 LAST_WORD_S = 1.0
 """Between an agent's death and that of its VM."""
 MAX_THREADS = 256
@@ -122,13 +127,17 @@ class MicroVM:
         self._owned = contextlib.AsyncExitStack()
         self._deleting: asyncio.Task[None] | None = None
 
-    async def start(self, deadline_s: float | None = None) -> None:
+    async def start(
+        self, deadline_s: float | None = None, *, snapshot_dir: Path | None = None
+    ) -> None:
         """Boot the microVM; returns once its agent has answered the first call.
 
         On failure, cancellation included, nothing is left but the logs in the data directory.
 
         Args:
             deadline_s: from the VMM's start to the agent's answer; None: the configuration's.
+            snapshot_dir: VM snapshot of this microVM to go on from instead, with the private
+                disks it had.
 
         Raises:
             VmmError: the VMM or the guest failed; `detail` has the last lines of both logs.
@@ -139,7 +148,7 @@ class MicroVM:
         self._advance(State.STARTING)
         begun = time.monotonic()
         try:
-            await self._start(deadline_s or self.config.boot_timeout_s)
+            await self._start(deadline_s or self.config.boot_timeout_s, snapshot_dir)
             if self._group.first_exit is not None:
                 raise self._group.error()
             self._advance(State.RUNNING)
@@ -203,6 +212,42 @@ class MicroVM:
             self._advance(State.RUNNING)
         await self.agent.set_clock()
 
+    async def take_snapshot(self, directory: Path) -> None:
+        """Write the paused guest and its private disks into the new `directory`; it stays paused.
+
+        Raises:
+            InvalidArgument: the provider cannot.
+            AlreadyExists: the directory is there.
+            HypercoreError: the VMM refused, or the disk is full; nothing is left then.
+        """
+        chosen = self._require_feature(State.PAUSED, Feature.SNAPSHOT, "take a VM snapshot")
+        deadline = asyncio.get_running_loop().time() + SNAPSHOT_TIMEOUT_S
+        await vm_snapshot.take(
+            chosen.provider, chosen.boot, self._uid, self._origin(chosen), directory, deadline
+        )
+
+    async def set_disk_limits(self, limits: DiskLimits) -> None:
+        """Replace the bounds on each disk. Raises InvalidArgument if the provider cannot."""
+        chosen = self._require_feature(State.RUNNING, Feature.DISK_LIMITS, "bound what disks take")
+        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+        await chosen.provider.set_disk_limits(chosen.boot, limits, deadline)
+
+    async def set_balloon(self, memory_mib: int) -> None:
+        """Take this much memory from the guest, in all; it gives as it can.
+
+        Only of a microVM that was started with a balloon. Raises InvalidArgument if the provider
+        cannot.
+        """
+        chosen = self._require_feature(State.RUNNING, Feature.BALLOON, "hold memory back")
+        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+        await chosen.provider.set_balloon(chosen.boot, memory_mib, deadline)
+
+    async def vmm_metrics(self) -> dict[str, object]:
+        """What the VMM counts, in its own names. Raises InvalidArgument if it does not."""
+        chosen = self._require_feature(State.RUNNING, Feature.METRICS, "tell what it counts")
+        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+        return await chosen.provider.metrics(chosen.boot, deadline)
+
     async def stop(self, grace_s: float) -> VmmExit:
         """Turn the guest off; end the VMM if that takes longer than `grace_s`.
 
@@ -260,7 +305,7 @@ class MicroVM:
 
     # -- steps of the start --
 
-    async def _start(self, timeout_s: float) -> None:
+    async def _start(self, timeout_s: float, snapshot_dir: Path | None) -> None:
         loop = asyncio.get_running_loop()
         with self._timed("probe"):
             provider, probe = await asyncio.to_thread(
@@ -291,8 +336,14 @@ class MicroVM:
                 lent.callback(os.close, self.attachment.netns_fd)
             with self._timed("disks"):
                 disks = (files.drive, *self.root_disks)
+                if snapshot_dir is not None:
+                    await asyncio.to_thread(vm_snapshot.put_back_disks, snapshot_dir, disks)
                 _open_disks(disks, fds, lent)
             boot = self._boot_spec(provider, probe, files, disks, slot)
+            if snapshot_dir is not None:
+                vm_features.require(provider, Feature.SNAPSHOT, "go on from a VM snapshot")
+                vm_snapshot.check(snapshot_dir, self._origin(_Chosen(provider, probe, boot)))
+                boot = replace(boot, snapshot=vm_snapshot.files_in(snapshot_dir))
             self._chosen = chosen = _Chosen(provider, probe, boot)
             listener = self._listen(chosen)
             self._owned.push_async_callback(self._group.close)
@@ -304,12 +355,14 @@ class MicroVM:
             deadline = loop.time() + timeout_s
             await self._spawn(commands, fds, self._make_cgroup(commands, lent))
         with self._timed("configure"):
-            await self._ask_until(deadline, provider.configure(boot, deadline))
+            configure = provider.restore if boot.snapshot else provider.configure
+            await self._ask_until(deadline, configure(boot, deadline))
             self._group.configured()
         with self._timed("boot"):
-            await self._ask_until(deadline, provider.launch(boot, deadline))
+            launch = provider.resume if boot.snapshot else provider.launch
+            await self._ask_until(deadline, launch(boot, deadline))
             connection = await self._group.unless_exited(
-                self._accept_agent(chosen, listener),
+                self._dial_agent() if boot.snapshot else self._accept_agent(chosen, listener),
                 deadline,
                 f"its agent did not call within {timeout_s:g} s",
             )
@@ -322,8 +375,9 @@ class MicroVM:
     def _make_directories(self) -> None:
         """The making of vmm_dir decides which of two microVMs of one id may go on."""
         try:
-            for directory in (self.files.data, self.files.snapshot_dir, self.files.run):
+            for directory in (self.files.data, self.files.run):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.files.snapshot_dir.mkdir(mode=0o711, exist_ok=True)  # the VMM passes through
             self.files.vmm_dir.mkdir(mode=0o700)
             self._claim = claim(self.files)
         except FileExistsError as exc:
@@ -484,6 +538,20 @@ class MicroVM:
             if known:
                 return connection
             connection.close()
+
+    async def _dial_agent(self) -> socket.socket:
+        """Reach the agent of a restored guest, whose connections ended with the old VMM."""
+        while True:
+            try:
+                return await vsock.dial_hybrid(
+                    self.files.vsock, vsock.SUCCESSOR_PORT, max(self._uid, 0)
+                )
+            except Unavailable:  # its driver learns of the new VMM with its first interrupts
+                await asyncio.sleep(DIAL_PAUSE_S)
+
+    def _origin(self, chosen: _Chosen) -> vm_snapshot.Origin:
+        addresses = [a for interface in self.attachment.interfaces for a in interface.addresses]
+        return vm_snapshot.origin(chosen.provider, chosen.probe, chosen.boot, addresses)
 
     async def _say_hello(self, provider: Provider, connection: socket.socket) -> None:
         self._agent = await AgentClient.over(connection)
