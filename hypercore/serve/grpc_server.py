@@ -6,6 +6,7 @@ below it undo what they have done.
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -23,6 +24,7 @@ from hypercore.proto.types_pb import Status
 from hypercore.serve import reflection
 from hypercore.serve.callers import LOCAL, Caller
 from hypercore.serve.calls import Calls
+from hypercore.serve.listeners import Tls
 from hypercore.wire.codec import DecodeError, Message
 
 log = logging.getLogger(__name__)
@@ -156,6 +158,33 @@ def bearer(context: Context) -> str:
             scheme, _, token = text.partition(" ")
             return token.strip() if scheme.lower() == "bearer" else ""
     return ""
+
+
+def credentials(tls: Tls) -> grpc.ServerCredentials:
+    """A server's TLS; its files are read again for each connection if they have changed."""
+    last: list[tuple[float, ...]] = []
+
+    def files() -> list[Path]:
+        return [path for path in (tls.key, tls.certificate, tls.client_ca) if path is not None]
+
+    def configuration() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            stamp = tuple(path.stat().st_mtime for path in files())
+            if last == [stamp]:
+                return None
+            key, certificate, *ca = (path.read_bytes() for path in files())
+        except OSError as exc:
+            log.error("certificates: %s", exc)
+            return None
+        last[:] = [stamp]
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], *ca)
+
+    first = configuration()
+    if first is None:
+        raise InvalidArgument(f"the certificates {tls.certificate}, {tls.key} are not readable")
+    return grpc.dynamic_ssl_server_credentials(
+        first, configuration, require_client_authentication=tls.client_ca is not None
+    )
 
 
 def certificate_names(context: Context) -> Sequence[str]:

@@ -1,0 +1,1 @@
+"""The library: `Client` and `AsyncClient`, over HTTP, gRPC, or an engine of its own."""
