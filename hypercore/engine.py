@@ -20,6 +20,7 @@ from hypercore import (
     boot_files,
     engine_cleanup,
     engine_control,
+    engine_copy,
     engine_events,
     engine_exec,
     engine_orphans,
@@ -562,6 +563,36 @@ class Engine:
         """Prepare a process in a running microVM; leaving the context ends and forgets it."""
         return engine_exec.exec_in(
             self.client, record, args, env=env, workdir=workdir, user=user, stdin=stdin, tty=tty
+        )
+
+    async def copy_to(
+        self,
+        record: Record,
+        source: str,
+        path: str,
+        *,
+        preserve_ownership: bool = False,
+        follow: bool = False,
+    ) -> None:
+        """Copy a file or directory of the host into a running microVM; see engine_copy."""
+        namespace, keep = self.client.namespace, preserve_ownership
+        await engine_copy.copy_to(
+            namespace, record, source, path, preserve_ownership=keep, follow=follow
+        )
+
+    async def copy_from(
+        self,
+        record: Record,
+        path: str,
+        target: str,
+        *,
+        options: engine_copy.Options | None = None,
+        follow: bool = False,
+    ) -> Sequence[str]:
+        """Copy a file or directory of a running microVM to the host; what was left out."""
+        namespace, how = self.client.namespace, options or engine_copy.Options()
+        return await engine_copy.copy_from(
+            namespace, record, path, target, options=how, follow=follow
         )
 
 

@@ -18,6 +18,7 @@ _VERBS = {
     "logs": "streams",
     "attach": "streams",
     "exec": "streams",
+    "cp": "copy",
     "start": "lifecycle",
     "stop": "lifecycle",
     "kill": "lifecycle",
