@@ -116,7 +116,8 @@ class _Tree:
     def source(self, path: Path, parent: _Inode | None) -> _Inode:
         try:
             resolved = os.path.realpath(path, strict=True)
-            top = self._look(resolved, os.lstat(resolved), parent)
+            with _held(resolved) as fd:
+                top = self._look(resolved, fd, parent)
             waiting = [top]
             while waiting:
                 directory = waiting.pop()
@@ -135,23 +136,28 @@ class _Tree:
         fresh = []
         with _opened(directory) as fd, os.scandir(fd) as listing:
             for entry in listing:
-                status = entry.stat(follow_symlinks=False)
-                key = (status.st_dev, status.st_ino)
-                known = self._known.get(key) if status.st_nlink > 1 else None
-                if known is not None and not known.is_dir:
-                    known.links += 1
-                    found = known
-                else:
-                    path = os.path.join(directory.path, entry.name)
-                    found = self._look(path, status, directory)
-                    fresh.append(found)
-                    if status.st_nlink > 1:
-                        self._known[key] = found
+                path = os.path.join(directory.path, entry.name)
+                try:
+                    with _held(entry.name, dir_fd=fd) as child:
+                        status = os.fstat(child)
+                        key = (status.st_dev, status.st_ino)
+                        found = self._known.get(key) if status.st_nlink > 1 else None
+                        if found is not None and not found.is_dir:
+                            found.links += 1
+                        else:
+                            found = self._look(path, child, directory)
+                            fresh.append(found)
+                            if status.st_nlink > 1:
+                                self._known[key] = found
+                except FileNotFoundError:
+                    continue  # gone since its directory was listed
                 directory.entries[os.fsencode(entry.name)] = found
         directory.links = 2 + sum(child.is_dir for child in directory.entries.values())
         return fresh
 
-    def _look(self, path: str, status: os.stat_result, parent: _Inode | None) -> _Inode:
+    def _look(self, path: str, fd: int, parent: _Inode | None) -> _Inode:
+        """What `fd`, of O_PATH, holds; `path` is where it was found."""
+        status = os.fstat(fd)
         made = _Inode(
             path,
             status.st_mode,
@@ -161,10 +167,10 @@ class _Tree:
             status.st_mtime_ns,
             status.st_rdev,
             parent=parent,
-            xattrs=_xattrs(path),
+            xattrs=_xattrs(fd),
         )
         if stat.S_ISLNK(made.mode):
-            made.target = os.fsencode(os.readlink(path))
+            made.target = os.fsencode(os.readlink("", dir_fd=fd))
             made.size = len(made.target)
         elif stat.S_ISREG(made.mode):
             made.size = status.st_size
@@ -177,16 +183,17 @@ class _Tree:
         return made
 
 
-def _xattrs(path: str) -> bytes:
+def _xattrs(fd: int) -> bytes:
     """The extended attributes as they follow the inode; empty without any."""
     packed = b""
+    path = f"/proc/self/fd/{fd}"  # the calls that take an fd refuse one of O_PATH
     try:
-        names = os.listxattr(path, follow_symlinks=False)
+        names = os.listxattr(path)
         for name in names:
             for prefix, index in _XATTR_INDEXES:
                 if name.startswith(prefix):
                     short = os.fsencode(name[len(prefix) :])
-                    value = os.getxattr(path, name, follow_symlinks=False)
+                    value = os.getxattr(path, name)
                     entry = _XATTR_ENTRY.pack(len(short), index, len(value)) + short + value
                     packed += entry + bytes(-len(entry) % 4)
     except OSError:
@@ -319,13 +326,24 @@ def _copy(node: _Inode, fd: int) -> None:
 
 
 @contextlib.contextmanager
+def _held(path: str, dir_fd: int | None = None) -> Iterator[int]:
+    """An fd of O_PATH: of a link itself, and of a device without opening it."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
 def _opened(node: _Inode) -> Iterator[int]:
     """The very file or directory that was looked at, whatever its path leads to now."""
-    fd = os.open(node.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(fd)
+    with _held(node.path) as held:
+        status = os.fstat(held)
         if (status.st_dev, status.st_ino) != node.identity:
             raise InvalidArgument(f"{node.path} was replaced while it was copied")
+        fd = os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
         yield fd
     finally:
         os.close(fd)

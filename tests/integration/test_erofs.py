@@ -79,6 +79,7 @@ def source(tmp_path: Path) -> Path:
     os.setxattr(top / "many", "user.long", b"v" * 1000)
     os.setxattr(top / "many", "user.short", b"")
     os.setxattr(top / "data", "trusted.overlay.opaque", b"y")
+    os.setxattr(top / "link", "trusted.own", b"the link's, not its target's", follow_symlinks=False)
     return top
 
 
