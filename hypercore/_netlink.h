@@ -97,6 +97,20 @@ static void nl_attr(struct hc_nl *n, int type, const void *data, size_t size)
     nl_current(n)->nlmsg_len += RTA_SPACE(size);
 }
 
+/* Attributes that somebody else has made, padding included. */
+static void nl_attributes(struct hc_nl *n, const void *data, size_t size)
+{
+    char *at;
+    if (n->overflow)
+        return;
+    at = nl_reserve(n, n->cur + nl_current(n)->nlmsg_len, size);
+    if (!at)
+        return;
+    if (size)
+        memcpy(at, data, size);
+    nl_current(n)->nlmsg_len += size;
+}
+
 static void nl_attr_u32(struct hc_nl *n, int type, uint32_t value)
 {
     nl_attr(n, type, &value, sizeof value);

@@ -256,8 +256,8 @@ static void nft_value(struct hc_nl *n, int type, const void *data, size_t size)
 }
 
 static void nft_element(struct hc_nl *n, int add, int ack, int family, const char *table,
-                        const char *set, const void *key, size_t key_size, const void *last,
-                        size_t last_size, const void *data, size_t data_size,
+                        const char *set, const void *key, size_t key_size, const void *extra,
+                        size_t extra_size, const void *data, size_t data_size,
                         const void *userdata, size_t userdata_size)
 {
     int flags = (ack ? NLM_F_ACK : 0) | (add ? NLM_F_CREATE : 0);
@@ -267,8 +267,7 @@ static void nft_element(struct hc_nl *n, int add, int ack, int family, const cha
     nl_nest(n, NFTA_SET_ELEM_LIST_ELEMENTS | NLA_F_NESTED);
     nl_nest(n, NFTA_LIST_ELEM | NLA_F_NESTED);
     nft_value(n, NFTA_SET_ELEM_KEY, key, key_size);
-    if (last_size)
-        nft_value(n, NFTA_SET_ELEM_KEY_END, last, last_size);
+    nl_attributes(n, extra, extra_size);
     if (data)
         nft_value(n, NFTA_SET_ELEM_DATA, data, data_size);
     if (add && userdata_size)

@@ -239,8 +239,8 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
 
     Args:
         family: NFPROTO_* of the table.
-        ops: (add, set name, key, data or None, last key of an interval or empty); False as `add`
-            deletes.
+        ops: (add, set name, key, data or None, ready-made attributes of the element); False as
+            `add` deletes.
         userdata: attached to every element added, at most 255 bytes.
 
     Raises:
@@ -253,14 +253,14 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
     cdef int err
     cdef Py_ssize_t i, last = len(ops) - 1
     cdef bint add
-    cdef bytes name, key, data, last_key
+    cdef bytes name, key, data, extra
     cdef const char *value
     if not ops:
         return
     if len(userdata) > 255:
         raise ValueError(f"userdata has {len(userdata)} bytes, more than 255")
-    for _, name, key, data, last_key in ops:
-        size += 128 + len(table) + len(name) + len(key) + len(last_key) + len(userdata)
+    for _, name, key, data, extra in ops:
+        size += 128 + len(table) + len(name) + len(key) + len(extra) + len(userdata)
         size += len(data) if data is not None else 0
     out = <char *>malloc(size)
     if out == NULL:
@@ -269,14 +269,14 @@ def nft_update(int family, bytes table not None, list ops not None, *, bytes use
         nl_init(&n, out, size)
         nft_batch(&n, NFNL_MSG_BATCH_BEGIN)
         for i in range(last + 1):
-            add, name, key, data, last_key = ops[i]
+            add, name, key, data, extra = ops[i]
             value = NULL
             if data is not None:
                 value = data
             # Refusals are always reported; one acknowledgement, the last one's, is enough.
             nft_element(
                 &n, add, i == last, family, table, name, <const char *>key, len(key),
-                <const char *>last_key, len(last_key), value, 0 if data is None else len(data),
+                <const char *>extra, len(extra), value, 0 if data is None else len(data),
                 <const char *>userdata, len(userdata),
             )
         nft_batch(&n, NFNL_MSG_BATCH_END)

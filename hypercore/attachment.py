@@ -55,7 +55,7 @@ class Record:
 def write_record(microvm_id: str, record: Record) -> None:
     lines = [
         f"element {each.of.family} {each.of.name} {each.key.hex()} {each.data.hex()}"
-        f" {each.last.hex()}"
+        f" {each.last.hex()} {each.rate}"
         for each in record.elements
     ]
     lines += [
@@ -83,9 +83,10 @@ def read_record(microvm_id: str) -> Record:
         return Record()
     for line in text.split("\n")[:-1]:
         kind, _, rest = line.partition(" ")
-        match kind, rest.split(" ", 4 if kind == "element" else 2):
-            case "element", [family, name, *values] if (family, name) in sets:
-                made = nft.Element(sets[family, name], *map(bytes.fromhex, values))
+        match kind, rest.split(" ", 5 if kind == "element" else 2):
+            case "element", [family, name, *values, rate] if (family, name) in sets:
+                key, data, last = map(bytes.fromhex, values)
+                made = nft.Element(sets[family, name], key, data, last, int(rate))
                 elements.append(made)
             case "redirect", [ifindex, inode, path]:
                 redirects.append(Redirect(path, int(inode), int(ifindex)))

@@ -24,7 +24,13 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, tap_owner: int = -1) -
     mtu = uplink.mtu(spec.mtu, bridge)
     dns = resolver.choose(microvm_id, spec.dns, ipv6=True)
     mac = mac_of(microvm_id)
-    element = nft.Element(ruleset.SENDERS, nft.ifname(tap.name_of(slot)) + nft.mac(mac))
+    device = nft.ifname(tap.name_of(slot))
+    elements = [nft.Element(ruleset.SENDERS, device + nft.mac(mac))]
+    if spec.rate_kbit:
+        elements += [
+            nft.Element(of, device, rate=spec.rate_kbit * 125)
+            for of in (ruleset.BRIDGED_UPLOADS, ruleset.BRIDGED_DOWNLOADS)
+        ]
     layout = tap.Layout(
         group=ruleset.BRIDGED_GROUP,
         mtu=mtu,
@@ -32,11 +38,11 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, tap_owner: int = -1) -
         tap_owner=tap_owner,
     )
     with (
-        recorded(microvm_id, Record((element,))),
+        recorded(microvm_id, Record(tuple(elements))),
         tap.created(microvm_id, slot, layout) as made,
     ):
         _isolate(made.ifindex)
-        nft.add([element], slots.tag(microvm_id))
+        nft.add(elements, slots.tag(microvm_id))
     return Attachment(
         tap_name=made.name,
         tap_fd=made.fd,

@@ -131,6 +131,9 @@ def _permissions(name: str, spec: NetworkSpec) -> Iterator[nft.Element]:
         number = nft.host_u32(network_names.number_of(spec.name))
         yield nft.Element(ruleset.NETWORKS, device, number)
         yield nft.Element(ruleset.MEMBERS, number + device)
+    if spec.rate_kbit:
+        for of in (ruleset.UPLOADS, ruleset.DOWNLOADS):
+            yield nft.Element(of, device, rate=spec.rate_kbit * 125)
     if spec.egress is None:
         return
     yield nft.Element(ruleset.RESTRICTED, device)

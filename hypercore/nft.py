@@ -198,12 +198,16 @@ class Set:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """A key in a set, or a key and its data in a map, or the first and last key of an interval."""
+    """A key in a set, or a key and its data in a map, or the first and last key of an interval.
+
+    With a rate, the key is only found when packets come faster (bytes per second); not read back.
+    """
 
     of: Set
     key: bytes
     data: bytes = b""
     last: bytes = b""
+    rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,9 +381,29 @@ def _update(wanted: list[Element], *, is_addition: bool, userdata: bytes = b"") 
     by_table: dict[tuple[int, str], list[tuple[bool, bytes, bytes, bytes | None, bytes]]] = {}
     for each in wanted:
         ops = by_table.setdefault((each.of.family, each.of.table), [])
-        ops.append((is_addition, each.of.name.encode(), each.key, each.data or None, each.last))
+        more = _more(each, is_addition=is_addition)
+        ops.append((is_addition, each.of.name.encode(), each.key, each.data or None, more))
     for (family, table), ops in by_table.items():
         _tap.nft_update(family, table.encode(), ops, userdata=userdata)
+
+
+_MIN_BURST = 128 * 1024
+"""bytes: a packet before it is cut to size for the wire has up to 64 KiB"""
+
+
+def burst(rate: int) -> int:
+    """Bytes that an element with this rate lets pass at once: those of 50 ms."""
+    return max(rate // 20, _MIN_BURST)
+
+
+def _more(element: Element, *, is_addition: bool) -> bytes:
+    """Attributes of the element besides key and data."""
+    more = nest(10, attr(1, element.last)) if element.last else b""
+    if element.rate and is_addition:
+        rate, second = attr(1, struct.pack(">Q", element.rate)), attr(2, struct.pack(">Q", 1))
+        over = (rate, second, _u32(3, burst(element.rate)), _u32(4, 1), _u32(5, 1))
+        more += nest(7, text(1, "limit"), nest(2, *over))
+    return more
 
 
 def _comment(tag: str) -> bytes:

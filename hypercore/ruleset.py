@@ -113,6 +113,10 @@ EGRESS4, EGRESS6 = (
     _ranges("egress4", "ifname", "ipv4_addr"),
     _ranges("egress6", "ifname", "ipv6_addr"),
 )
+UPLOADS, DOWNLOADS = _set("uploads", "ifname"), _set("downloads", "ifname")
+"""TAPs whose guests send, or are sent to, no faster than the element's limit"""
+BRIDGED_UPLOADS = Set(BRIDGE, NAME, "uploads", ("ifname",))
+BRIDGED_DOWNLOADS = Set(BRIDGE, NAME, "downloads", ("ifname",))
 SENDERS = Set(BRIDGE, NAME, "senders", ("ifname", "ether_addr"))
 """the MAC that a frame from a bridged TAP has to have"""
 
@@ -326,7 +330,7 @@ ROUTED = Table(
     (
         *(GUESTS4, GUESTS6, EXITS4, EXITS6, RESOLVERS4, RESOLVERS6, LOCAL_RESOLVERS, MARKS),
         *(PORTS4, PORTS6, BOUND4, BOUND6),
-        *(HOST_USERS, NETWORKS, MEMBERS, RESTRICTED, EGRESS4, EGRESS6),
+        *(HOST_USERS, NETWORKS, MEMBERS, RESTRICTED, EGRESS4, EGRESS6, UPLOADS, DOWNLOADS),
         *(_METADATA4, _METADATA6),
     ),
     (
@@ -340,6 +344,8 @@ ROUTED = Table(
             "prerouting",
             (
                 (*_FROM_GUEST, jump("source")),
+                # iifname @uploads drop: with elements that are found above their rate only
+                (*_FROM_GUEST, *_FROM, in_set("uploads"), DROP),
                 # meta mark set iifname map @marks
                 (*_FROM_GUEST, meta(IIFNAME), set_mark_by("marks")),
             ),
@@ -352,6 +358,11 @@ ROUTED = Table(
             ("filter", FORWARD, -10),
         ),
         *_NAT,
+        Chain(
+            "throttle",
+            ((*_TO_GUEST, meta(OIFNAME), in_set("downloads"), DROP),),
+            ("filter", POSTROUTING, -10),
+        ),
     ),
 )
 """table inet hypercore: TAPs of mode nat"""
@@ -361,7 +372,7 @@ _BRIDGED_FROM_GUEST: Rule = (meta(IIFGROUP), equals(host_u32(BRIDGED_GROUP)))
 BRIDGED = Table(
     BRIDGE,
     NAME,
-    (SENDERS,),
+    (SENDERS, BRIDGED_UPLOADS, BRIDGED_DOWNLOADS),
     (
         Chain(
             "source",

@@ -1,8 +1,11 @@
 """What a guest may reach when it is told to: the host, its network by name, an egress list."""
 
+import contextlib
 import os
+import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +105,50 @@ def test_empty_egress_list_allows_nothing(host: Host) -> None:
     with netlab.attached_guest("vm-a", NetworkSpec(egress=())) as a:
         for address in (OUTSIDE4, OUTSIDE6, HOST4):
             refused(a.netns, address, PORT)
+
+
+# -- rates --
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_rate_limit(host: Host, direction: str) -> None:
+    """What comes through is what the burst and the time allow; another guest is not slowed."""
+    kbit, size, count = 800, 1000, 1000
+    limited = NetworkSpec(rate_kbit=kbit)
+    with (
+        netlab.attached_guest("vm-a", limited) as a,
+        netlab.attached_guest("vm-b", NetworkSpec()) as b,
+    ):
+        assert _arriving(host, b, direction, size, 100)[0] == 100 * size
+        received, elapsed_s = _arriving(host, a, direction, size, count)
+        headers = 1 + 28 / size
+        allowed = nft.burst(kbit * 125) + kbit * 125 * elapsed_s
+        assert nft.burst(kbit * 125) / 2 < received * headers <= allowed
+        assert received < count * size
+    assert nft.elements(ruleset.UPLOADS) == nft.elements(ruleset.DOWNLOADS) == []
+
+
+def _arriving(
+    host: Host, vm: netlab.Guest, direction: str, size: int, count: int
+) -> tuple[int, float]:
+    """Bytes of `count` datagrams that come through, and the time from the first to the last."""
+    source, target, address = (
+        (vm.netns, host.outside, OUTSIDE4) if direction == "up" else (None, vm.netns, vm.address4)
+    )
+    with (
+        netlab.datagrams(target, address, PORT) as server,
+        netlab.datagrams(source, "0.0.0.0") as client,
+    ):
+        begun = time.monotonic()
+        received = 0
+        for n in range(1, count + 1):
+            with contextlib.suppress(PermissionError):  # what the host's own rules drop
+                client.sendto(bytes(size), (address, PORT))
+            # No more under way than the queues of the TAPs and the socket take.
+            patience_s = 1.0 if n == count else 0.0
+            while n % 50 == 0 and select.select([server], [], [], patience_s)[0]:
+                received += len(server.recv(size))
+        return received, time.monotonic() - begun
 
 
 # -- lies about addresses --

@@ -55,6 +55,8 @@ def test_record_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             nft.Element(ruleset.EXITS4, b"\1" * 20),
             nft.Element(ruleset.SENDERS, b"\2" * 24),
             nft.Element(ruleset.MARKS, b"\3" * 16, b"\4" * 4),
+            nft.Element(ruleset.EGRESS4, b"\5" * 20, last=b"\6" * 20),
+            nft.Element(ruleset.UPLOADS, b"\7" * 16, rate=1000),
         ),
         (attachment.Redirect("/run/netns/a b", 77, 3),),
     )
