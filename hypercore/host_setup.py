@@ -14,7 +14,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypercore import apt_install, aptroot, demo_image, guest, network, paths, providers
+from hypercore import (
+    apt_install,
+    aptroot,
+    demo_image,
+    guest,
+    network,
+    paths,
+    providers,
+    vmm_release,
+)
 from hypercore.config import HostConfig
 from hypercore.containerd import daemon, images, program
 from hypercore.containerd.client import Client
@@ -56,12 +65,23 @@ class Step:
     """apply even if `check` is content: it sees by itself, and quickly, what is out of date"""
 
 
-async def check(config: HostConfig) -> list[tuple[str, Finding]]:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A VMM that is to be there, beyond what a spawn needs."""
+
+    provider: str
+    url: str = ""
+    """of its release; empty: the project's own"""
+    sha256: str = ""
+    """empty: the one that the project publishes"""
+
+
+async def check(config: HostConfig, wish: Wish | None = None) -> list[tuple[str, Finding]]:
     """What every step finds, by its name. Changes nothing."""
-    return [(step.name, await step.check(config)) for step in STEPS]
+    return [(step.name, await step.check(config)) for step in _steps(wish)]
 
 
-async def apply(config: HostConfig, report: Report) -> None:
+async def apply(config: HostConfig, report: Report, wish: Wish | None = None) -> None:
     """Bring the host to where every check is content.
 
     Args:
@@ -73,7 +93,7 @@ async def apply(config: HostConfig, report: Report) -> None:
     """
     if os.geteuid() != 0:
         raise PermissionDenied("setting up the host needs root", hint="run as root")
-    for step in STEPS:
+    for step in _steps(wish):
         found = await step.check(config)
         if not found.ready or step.always:
 
@@ -85,6 +105,58 @@ async def apply(config: HostConfig, report: Report) -> None:
         if not found.ready:
             raise Unavailable(f"{step.name}: {found.text}", hint="see the lines above")
         report(f"{step.name}: {found.text}")
+
+
+def _steps(wish: Wish | None) -> tuple["Step", ...]:
+    return STEPS if wish is None else (_vmm_step(wish), *STEPS)
+
+
+# a VMM of its project's own release
+
+
+def _vmm_step(wish: Wish) -> Step:
+    provider = providers.load(wish.provider)
+
+    async def check(config: HostConfig) -> Finding:
+        try:
+            version, binary = await asyncio.to_thread(_installed, provider, config)
+        except Unavailable as exc:
+            return Finding(False, str(exc))
+        return Finding(True, f"{version} at {binary}")
+
+    async def fetch(config: HostConfig, report: Report) -> None:
+        if wish.provider == "qemu":
+            await apt_install.install({_qemu_package(): "qemu"}, report)
+            return
+        if binary := config.binaries.get(wish.provider):
+            raise Unavailable(
+                f"[binaries] {wish.provider} = {str(binary)!r} will not do",
+                hint=f"correct or remove the key in {paths.config_file()}",
+            )
+        await asyncio.to_thread(
+            vmm_release.install,
+            wish.provider,
+            report,
+            provider.version,
+            url=wish.url,
+            sha256=wish.sha256,
+        )
+
+    return Step(f"provider {wish.provider}", check, fetch)
+
+
+def _installed(provider: base.Provider, config: HostConfig) -> tuple[str, Path]:
+    name = provider.name
+    programs = (f"qemu-system-{platform.machine()}",) if name == "qemu" else ()
+    binary = base.require_binary(config, name, *programs, hint="")
+    return provider.version(binary), binary
+
+
+def _qemu_package() -> str:
+    machine = platform.machine()
+    if machine not in _QEMU_PACKAGES:
+        raise Unavailable(f"no package of QEMU is known for {machine}")
+    return _QEMU_PACKAGES[machine]
 
 
 # programs of the distribution

@@ -14,6 +14,7 @@ from hypercore.cli.common import (
     print_table,
     wants_json,
 )
+from hypercore.errors import InvalidArgument
 from hypercore.privilege import require_root
 
 if TYPE_CHECKING:
@@ -25,19 +26,34 @@ NOT_READY_EXIT_CODE = 69
 
 @click.command(name="setup", short_help="Install what hypercore needs on this host.")
 @click.option("--check", is_flag=True, help="Only report; change nothing.")
+@click.option("--provider", metavar="NAME", help="Also install this VMM, of its own release.")
+@click.option("--url", default="", metavar="URL",
+              help="With --provider: take the release from here.")  # fmt: skip
+@click.option("--sha256", default="", metavar="SUM",
+              help="With --provider: what the release must have.")  # fmt: skip
 @format_option
 @click.pass_context
-def setup_command(ctx: click.Context, check: bool, output_format: str | None) -> int:
+def setup_command(
+    ctx: click.Context,
+    check: bool,
+    provider: str | None,
+    url: str,
+    sha256: str,
+    output_format: str | None,
+) -> int:
     """Install or build what hypercore needs, in its own directories. Idempotent."""
     require_root()
     config = host_config(ctx.obj)
-    from hypercore import host_setup
+    from hypercore import hac, host_setup
     from hypercore.cli import signals
 
+    if (url or sha256) and not provider:
+        raise InvalidArgument("--url and --sha256 go with --provider NAME")
+    wish = host_setup.Wish(hac.provider_name(provider), url, sha256) if provider else None
     if not check:
-        signals.run_async(lambda: host_setup.apply(config, _say))
+        signals.run_async(lambda: host_setup.apply(config, _say, wish))
         return 0
-    found = signals.run_async(lambda: host_setup.check(config))
+    found = signals.run_async(lambda: host_setup.check(config, wish))
     if wants_json(ctx.obj, output_format):
         print_json([{"step": n, "ready": f.ready, "found": f.text} for n, f in found])
     else:

@@ -45,6 +45,8 @@ class Feature(Flag):
     """boots a bzImage, not only a vmlinux"""
     QUIT = auto()
     """ends when asked, and writes first what it holds back of its disks"""
+    POWER_BUTTON = auto()
+    """asks a guest without our agent to end"""
     SNAPSHOT = auto()
     """writes a paused guest's state and memory to files, and another process goes on from there"""
     DISK_LIMITS = auto()
@@ -109,6 +111,9 @@ class BootSpec:
     """memory held back until the guest runs out of it"""
     snapshot: VmSnapshot | None = None
     """to restore it from; None: it boots"""
+    agent: bool = True
+    """False: the guest is all the user's, it has no vsock, and its console is the VMM's stdin,
+    which may be a terminal, and stdout"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,14 @@ class Provider(ABC):
 
         Raises:
             Unavailable: they do not; the message says why, the hint what to do.
+        """
+
+    @abstractmethod
+    def version(self, binary: Path) -> str:
+        """The version of the VMM's program. Blocks while it runs `binary --version`.
+
+        Raises:
+            Unavailable: it does not run, is something else, or too old.
         """
 
     @abstractmethod
@@ -230,6 +243,10 @@ class Provider(ABC):
 
         Returns when it was asked, not when it ended.
         """
+        return None
+
+    async def press_power_button(self, boot: BootSpec, deadline: float) -> None:
+        """Ask the guest to end. Only with Feature.POWER_BUTTON."""
         return None
 
     @abstractmethod

@@ -53,15 +53,13 @@ INSTALL_HINT = (
 
 class CloudHypervisorProvider(Provider):
     name = "cloud-hypervisor"
-    features = Feature.PAUSE | Feature.BZIMAGE | Feature.QUIT
+    features = Feature.PAUSE | Feature.BZIMAGE | Feature.QUIT | Feature.POWER_BUTTON
     tap_by_name = True
     poweroff = "poweroff"
 
     def probe(self, config: HostConfig) -> Probe:
         binary = require_binary(config, "cloud-hypervisor", hint=INSTALL_HINT)
-        version = require_version(
-            binary, "Cloud Hypervisor", parse_version, MIN_VERSION, hint=INSTALL_HINT
-        )
+        version = self.version(binary)
         if platform.machine() != "x86_64":
             raise Unavailable(f"the probe of KVM knows x86_64 only, this is {platform.machine()}")
         if problem := kvm_probe.probe():
@@ -70,6 +68,11 @@ class CloudHypervisorProvider(Provider):
                 hint="provider qemu emulates where KVM does not work: --provider qemu",
             )
         return Probe(binary=binary, version=version, accelerator="kvm")
+
+    def version(self, binary: Path) -> str:
+        return require_version(
+            binary, "Cloud Hypervisor", parse_version, MIN_VERSION, hint=INSTALL_HINT
+        )
 
     def boot_parameters(self, probe: Probe) -> tuple[tuple[str, str | None], ...]:
         return (
@@ -142,6 +145,9 @@ class CloudHypervisorProvider(Provider):
     async def ask_to_stop(self, boot: BootSpec, deadline: float) -> None:
         await _put(boot, "vm.shutdown", None, deadline)
 
+    async def press_power_button(self, boot: BootSpec, deadline: float) -> None:
+        await _put(boot, "vm.power-button", None, deadline)
+
     async def pause(self, boot: BootSpec, deadline: float) -> None:
         await _put(boot, "vm.pause", None, deadline)
 
@@ -172,6 +178,7 @@ def render_vm(boot: BootSpec, *, use_landlock: bool) -> dict[str, object]:
         "rng": {"src": str(ENTROPY)},
         "serial": {"mode": "Tty"},
         "console": {"mode": "Off"},
+        # Also of a guest without an agent: what keeps it from being booted again.
         "vsock": {"cid": boot.cid, "socket": str(boot.paths.vsock)},
     }
     if use_landlock:

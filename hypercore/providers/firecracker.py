@@ -46,24 +46,27 @@ HTTP_BYTES = 64 * 1024
 FIFO_BYTES = 64 * 1024
 """What a pipe holds by default; the metrics are 8 KiB."""
 INSTALL_HINT = (
-    "put the firecracker of a release of its project into PATH, or its path into the host's"
-    " config.toml: [binaries] firecracker"
+    "run `hypercore setup --provider firecracker`, put the firecracker of a release of its project"
+    " into PATH, or its path into the host's config.toml: [binaries] firecracker"
 )
 
 
 class FirecrackerProvider(Provider):
     name = "firecracker"
     features = (
-        Feature.PAUSE | Feature.SNAPSHOT | Feature.DISK_LIMITS | Feature.BALLOON | Feature.METRICS
+        Feature.PAUSE
+        | Feature.SNAPSHOT
+        | Feature.DISK_LIMITS
+        | Feature.BALLOON
+        | Feature.METRICS
+        | Feature.POWER_BUTTON
     )
     tap_by_name = True
     poweroff = "reboot"
 
     def probe(self, config: HostConfig) -> Probe:
         binary = require_binary(config, "firecracker", hint=INSTALL_HINT)
-        version = require_version(
-            binary, "Firecracker", parse_version, MIN_VERSION, hint=INSTALL_HINT
-        )
+        version = self.version(binary)
         if platform.machine() != "x86_64":
             raise Unavailable(f"the probe of KVM knows x86_64 only, this is {platform.machine()}")
         if problem := kvm_probe.probe():
@@ -72,6 +75,11 @@ class FirecrackerProvider(Provider):
                 hint="provider qemu emulates where KVM does not work: --provider qemu",
             )
         return Probe(binary=binary, version=version, accelerator="kvm")
+
+    def version(self, binary: Path) -> str:
+        return require_version(
+            binary, "Firecracker", parse_version, MIN_VERSION, hint=INSTALL_HINT
+        )
 
     def boot_parameters(self, probe: Probe) -> tuple[tuple[str, str | None], ...]:
         return (
@@ -115,7 +123,7 @@ class FirecrackerProvider(Provider):
             binds=tuple(binds),
             devices=tuple(devices),
             sockets=(boot.paths.api_socket,),
-            sockets_later=(boot.paths.vsock,),
+            sockets_later=(boot.paths.vsock,) if boot.agent else (),
             log_fifo=boot.paths.vmm_fifo,
             fifos=(boot.paths.metrics_fifo,),
             console_on_stdout=True,
@@ -134,6 +142,9 @@ class FirecrackerProvider(Provider):
     def disk_serial(self, disk: Disk) -> str:
         status = os.stat(disk.path)
         return f"{status.st_dev}{status.st_rdev}{status.st_ino}"[:SERIAL_BYTES]
+
+    async def press_power_button(self, boot: BootSpec, deadline: float) -> None:
+        await _request(boot, "PUT", "/actions", {"action_type": "SendCtrlAltDel"}, deadline)
 
     async def pause(self, boot: BootSpec, deadline: float) -> None:
         await self._set_state(boot, "Paused", deadline)
@@ -253,7 +264,8 @@ def render_requests(boot: BootSpec) -> list[tuple[str, dict[str, object]]]:
             "host_dev_name": boot.tap_name,
         }
         requests.append(("/network-interfaces/eth0", interface))
-    requests.append(("/vsock", {"guest_cid": boot.cid, "uds_path": str(boot.paths.vsock)}))
+    if boot.agent:
+        requests.append(("/vsock", {"guest_cid": boot.cid, "uds_path": str(boot.paths.vsock)}))
     requests.append(("/entropy", {}))
     if boot.balloon_mib:
         balloon: dict[str, object] = {"amount_mib": boot.balloon_mib, "deflate_on_oom": True}

@@ -45,7 +45,9 @@ INSTALL_HINT = "run `hypercore setup`, or install the package qemu-system-x86"
 
 class QemuProvider(Provider):
     name = "qemu"
-    features = Feature.PAUSE | Feature.EMULATION | Feature.BZIMAGE | Feature.QUIT
+    features = (
+        Feature.PAUSE | Feature.EMULATION | Feature.BZIMAGE | Feature.QUIT | Feature.POWER_BUTTON
+    )
     poweroff = "reboot"
 
     def probe(self, config: HostConfig) -> Probe:
@@ -54,7 +56,7 @@ class QemuProvider(Provider):
                 f"provider qemu runs x86_64 guests, this host is {platform.machine()}"
             )
         binary = require_binary(config, "qemu", "qemu-system-x86_64", hint=INSTALL_HINT)
-        version = require_version(binary, "QEMU", parse_version, MIN_VERSION, hint=INSTALL_HINT)
+        version = self.version(binary)
         helper = None
         if not kernel_vsock_works():
             helper = require_binary(
@@ -72,6 +74,9 @@ class QemuProvider(Provider):
             vsock_helper=helper,
             tsc_khz=tsc.khz() if problem else 0,
         )
+
+    def version(self, binary: Path) -> str:
+        return require_version(binary, "QEMU", parse_version, MIN_VERSION, hint=INSTALL_HINT)
 
     def boot_parameters(self, probe: Probe) -> tuple[tuple[str, str | None], ...]:
         parameters: list[tuple[str, str | None]] = [
@@ -99,6 +104,9 @@ class QemuProvider(Provider):
 
     async def ask_to_stop(self, boot: BootSpec, deadline: float) -> None:
         await qmp.execute(boot.paths.api_socket, "quit", deadline)
+
+    async def press_power_button(self, boot: BootSpec, deadline: float) -> None:
+        await qmp.execute(boot.paths.api_socket, "system_powerdown", deadline)
 
     async def pause(self, boot: BootSpec, deadline: float) -> None:
         await qmp.execute(boot.paths.api_socket, "stop", deadline)
@@ -140,9 +148,12 @@ def _render_qemu(boot: BootSpec, probe: Probe) -> VmmCommand:
 
     argv += ["-chardev", f"socket,id=api,fd={fd('api')},server=on,wait=off"]
     argv += ["-mon", "chardev=api,mode=control"]
-    # A file chardev opens its path; an fd set lends it our pipe, which cannot be truncated.
-    argv += ["-add-fd", f"fd={fd('console')},set=0,opaque=console"]
-    argv += ["-chardev", "file,id=console,path=/dev/fdset/0,append=on"]
+    if boot.agent:
+        # A file chardev opens its path; an fd set lends it our pipe, which cannot be truncated.
+        argv += ["-add-fd", f"fd={fd('console')},set=0,opaque=console"]
+        argv += ["-chardev", "file,id=console,path=/dev/fdset/0,append=on"]
+    else:
+        argv += ["-chardev", "stdio,id=console,signal=off"]
     argv += ["-serial", "chardev:console"]
     for index, disk in enumerate(boot.disks):
         argv += _disk_arguments(disk, index, fd(f"disk{index}"))
@@ -152,7 +163,7 @@ def _render_qemu(boot: BootSpec, probe: Probe) -> VmmCommand:
     if probe.vsock_helper:
         argv += ["-chardev", f"socket,id=vsock,path={_quoted(boot.paths.vhost_vsock)}"]
         argv += ["-device", "vhost-user-vsock-device,chardev=vsock"]
-    else:
+    elif boot.agent:
         argv += [
             "-device",
             f"vhost-vsock-device,guest-cid={boot.cid},vhostfd={fd('vhost-vsock')}",
@@ -169,6 +180,7 @@ def _render_qemu(boot: BootSpec, probe: Probe) -> VmmCommand:
         fds=tuple(fds),
         binds=tuple(binds),
         devices=(kvm_probe.DEVICE,) if kvm else (),
+        console_on_stdout=not boot.agent,
         memory_mib=boot.memory_mib + OVERHEAD_MIB + (0 if kvm else TCG_BUFFER_MIB),
     )
 
