@@ -15,6 +15,7 @@ from hypercore.providers import kvm_probe
 from tests.functional import instance, leaks
 from tests.functional.conftest import SHELL_REF, pytest_terminal_summary, shell_archive
 from tests.functional.instance import Instance
+from tests.integration import netlab
 from tests.lab.get_firecracker import firecracker
 
 __all__ = ["hypercore", "pytest_terminal_summary", "shell_archive"]
@@ -32,7 +33,23 @@ def firecracker_binary() -> Path:
 
 
 @pytest.fixture(scope="session")
-def hypercore(root: None, firecracker_binary: Path, shell_archive: Path) -> Iterator[Instance]:
+def uplink(root: None) -> Iterator[str]:
+    """Name of a link of this host's that leads to nothing but netlab.OUTSIDE4."""
+    name = "hct-up"
+    with netlab.namespace() as outside:
+        netlab.wire(name, "out", outside)
+        netlab.give_address(name, f"{netlab.HOST4}/24")
+        with netlab.inside(outside):
+            netlab.give_address("out", f"{netlab.OUTSIDE4}/24")
+        # The last way that this host would ever go.
+        netlab.give_route("0.0.0.0/0", netlab.OUTSIDE4, metric=2**31)
+        yield name
+
+
+@pytest.fixture(scope="session")
+def hypercore(
+    root: None, firecracker_binary: Path, shell_archive: Path, uplink: str
+) -> Iterator[Instance]:
     """An instance with containerd running, SHELL_REF, and Firecracker configured.
 
     Without `hypercore setup`, which fetches what this clone misses: the lab is offline.
@@ -44,6 +61,7 @@ def hypercore(root: None, firecracker_binary: Path, shell_archive: Path) -> Iter
         if CLOUD_HYPERVISOR:
             lines.append(f'cloud-hypervisor = "{CLOUD_HYPERVISOR}"')
         (made.data_dir / "config.toml").write_text("\n".join([*lines, ""]))
+        (made.data_dir / "hac.toml").write_text(f'[hardware]\ninterface = "{uplink}"\n')
         made.run("containerd", "start")
         made.run("image", "load", shell_archive)
         # Starts the shim server, which stays; and shows that it goes without a jail.

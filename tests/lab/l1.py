@@ -292,7 +292,7 @@ def _say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("-t", "--timeout", type=float, default=480, metavar="SECONDS")
+    parser.add_argument("-t", "--timeout", type=float, default=900, metavar="SECONDS")
     parser.add_argument("--console", type=Path, default=Path("/var/tmp/hct-lab-console.log"))
     parser.add_argument("--always", action="store_true", help="even where KVM runs guests")
     parser.add_argument("command", nargs=argparse.REMAINDER)
