@@ -98,6 +98,8 @@ METHODS = {
         Method("Attach", _OPERATE, "GET", f"{_VM}/attach", Shape.SOCKET),
         Method("Logs", _READ, "GET", f"{_VM}/logs", Shape.EVENTS),
         Method("Stats", _READ, "GET", f"{_VM}/stats", Shape.EVENTS),
+        Method("CopyTo", _OPERATE, "PUT", f"{_VM}/files", Shape.UPLOAD),
+        Method("CopyFrom", _OPERATE, "GET", f"{_VM}/files", Shape.DOWNLOAD),
         Method("Events", _READ, "GET", "/v1/events", Shape.EVENTS),
         Method("ListImages", _READ, "GET", "/v1/images"),
         Method("RemoveImage", _ADMIN, "DELETE", "/v1/images"),

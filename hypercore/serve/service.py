@@ -20,7 +20,7 @@ from hypercore.engine import STOP_GRACE_S, Engine
 from hypercore.errors import HypercoreError, InvalidArgument, NotFound
 from hypercore.inventory import ALIVE, Record, seconds
 from hypercore.proto import hypercore_pb as pb
-from hypercore.serve import image_jobs, streams
+from hypercore.serve import copies, image_jobs, streams
 from hypercore.serve.callers import Caller
 from hypercore.serve.figures import Figures
 from hypercore.serve.requests import checked_id, checked_signal
@@ -253,6 +253,27 @@ class Service:
         if first.start is None:
             raise streams.no_start("ImportImageInput")
         return await image_jobs.load(self.engine, first.start, inputs)
+
+    # files
+
+    async def copy_to(
+        self, inputs: AsyncIterator[pb.CopyToInput], caller: Caller
+    ) -> pb.CopyToResponse:
+        start = (await streams.first(inputs)).start
+        if start is None:
+            raise streams.no_start("CopyToInput")
+        path = copies.checked_path(start.path)
+        record = (await self.watch.find(checked_id(start.id))).record
+        return await copies.copy_to(self.engine.client.namespace, record, path, inputs)
+
+    async def copy_from(
+        self, request: pb.CopyFromRequest, caller: Caller
+    ) -> AsyncGenerator[pb.DataChunk, None]:
+        path = copies.checked_path(request.path)
+        record = (await self.watch.find(checked_id(request.id))).record
+        chunks = copies.copy_from(self.engine.client.namespace, record, path)
+        # What cannot be copied is told before anything is sent.
+        return await streams.begun(chunks)
 
     # removal of what was to be removed once ended
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +60,23 @@ def check_exec(start: pb.ExecStart) -> None:
         raise InvalidArgument(f"user: {problem[:200]}", field="user")
     if start.workdir and (not start.workdir.startswith("/") or "\0" in start.workdir):
         raise InvalidArgument("workdir: must be an absolute path", field="workdir")
+
+
+async def begun(answers: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """`answers`, of which the first is there already, or its error raised."""
+    try:
+        head = [await anext(answers)]
+    except StopAsyncIteration:
+        head = []
+
+    async def whole() -> AsyncGenerator[T, None]:
+        async with aclosing(answers):
+            for answer in head:
+                yield answer
+            async for answer in answers:
+                yield answer
+
+    return whole()
 
 
 async def exec_(
