@@ -24,6 +24,7 @@ from hypercore import (
     engine_events,
     engine_exec,
     engine_orphans,
+    engine_unikernel,
     inventory,
     logs,
     oci,
@@ -106,6 +107,8 @@ class Engine:
 
     async def resolve(self, spec: SpawnSpec) -> SpawnSpec:
         """`spec` with provider, interface and image reference chosen; each choice is a notice."""
+        if spec.unikernel is not None:
+            return replace(spec, provider=await self._choose_provider(spec.provider))
         await asyncio.to_thread(boot_files.choose, spec.hardware)
         provider = await self._choose_provider(spec.provider)
         network = spec.network
@@ -173,32 +176,16 @@ class Engine:
         where = paths.MicroVMPaths(paths.microvm_id(self.client.namespace, microvm_id))
         async with engine_cleanup.spawn_lock(where), AsyncExitStack() as undo:
             undo.push_async_callback(engine_cleanup.discard_state, where)
-            async with leases.lease(self.client, f"spawn {microvm_id}") as leased:
-                image = await self._image(leased, spec.ref, progress)
-                clock.lap("image")
-                undo.push_async_callback(self._undo, snapshots.remove, microvm_id)
-                mounts = await snapshots.view(
-                    leased,
-                    microvm_id,
-                    image.chain_id,
-                    labels={inventory.LABEL_OWNER: inventory.OWNER},
+            if spec.unikernel is not None:
+                mounts: Sequence[Mount] = ()
+                await engine_unikernel.create_container(
+                    self.client, microvm_id, spec, stdin=stdin, remove=remove, jail=jail, undo=undo
                 )
-                clock.lap("snapshot")
-                undo.push_async_callback(self._undo, containers.delete, microvm_id)
-                user = await engine_exec.resolve_user(
-                    oci.user_of(image.config, spec.workload), mounts
+            else:
+                mounts = await self._create_rooted(
+                    microvm_id, spec, undo, clock, progress, stdin=stdin, remove=remove, jail=jail
                 )
-                await self._create_container(
-                    leased,
-                    microvm_id,
-                    spec,
-                    image.config,
-                    user=user,
-                    stdin=stdin,
-                    remove=remove,
-                    jail=jail,
-                )
-                clock.lap("container")
+            clock.lap("container")
             undo.push_async_callback(engine_cleanup.end_task_quietly, self.client, microvm_id)
             await self._create_task(microvm_id, mounts, spec.workload.tty, stdin)
             clock.lap("task create")
@@ -206,6 +193,39 @@ class Engine:
             clock.lap("task start")
             undo.pop_all()
         return Spawned(microvm_id, spec.provider, spec, clock.laps_ms)
+
+    async def _create_rooted(
+        self,
+        microvm_id: str,
+        spec: SpawnSpec,
+        undo: AsyncExitStack,
+        clock: "Clock",
+        progress: ProgressCallback | None,
+        **options: bool,
+    ) -> Sequence[Mount]:
+        """The container of an image, and the mounts of its snapshot."""
+        async with leases.lease(self.client, f"spawn {microvm_id}") as leased:
+            image = await self._image(leased, spec.ref, progress)
+            clock.lap("image")
+            undo.push_async_callback(self._undo, snapshots.remove, microvm_id)
+            mounts = await snapshots.view(
+                leased,
+                microvm_id,
+                image.chain_id,
+                labels={inventory.LABEL_OWNER: inventory.OWNER},
+            )
+            clock.lap("snapshot")
+            undo.push_async_callback(self._undo, containers.delete, microvm_id)
+            user = await engine_exec.resolve_user(oci.user_of(image.config, spec.workload), mounts)
+            await self._create_container(
+                leased,
+                microvm_id,
+                spec,
+                image.config,
+                user=user,
+                **options,
+            )
+        return mounts
 
     async def _undo(self, step: Callable[[Client, str], Awaitable[None]], microvm_id: str) -> None:
         try:
@@ -255,6 +275,8 @@ class Engine:
             )
         )
         annotations[inventory.LABEL_OWNER] = inventory.OWNER
+        if remove:
+            annotations[inventory.LABEL_REMOVE] = "true"
         config = oci.runtime_config(
             microvm_id,
             image_config,
@@ -387,7 +409,7 @@ class Engine:
                 return record
             # An ended one, or what containerd has not yet forgotten of one whose shim died.
             await engine_cleanup.end_task(self.client, task_id)
-            mounts = await snapshots.mounts(self.client, task_id)
+            mounts = await engine_unikernel.mounts_of(self.client, task_id)
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(engine_cleanup.discard_run_state, where)
                 undo.push_async_callback(engine_cleanup.end_task_quietly, self.client, task_id)

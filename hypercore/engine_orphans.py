@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from hypercore import inventory, paths, slots
+from hypercore import inventory, paths, shim_servers, slots
 from hypercore.containerd import containers, leases, namespaces, snapshots, tasks
 from hypercore.containerd.client import Client
 from hypercore.engine_cleanup import (
@@ -42,7 +42,8 @@ async def cleanup(client: Client, *, everything: bool = False) -> list[str]:
     keep disk and logs until `rm`, as ended ones do.
 
     Args:
-        everything: remove all microVMs, also those that run or have ended.
+        everything: remove all microVMs, also those that run or have ended, and end the shim
+            servers then.
 
     Raises:
         HypercoreError: the first of what could not be reclaimed; the others are logged.
@@ -69,7 +70,10 @@ async def cleanup(client: Client, *, everything: bool = False) -> list[str]:
         and not is_being_spawned(paths.microvm_id(client.namespace, record.microvm_id))
     ]
     await asyncio.gather(*map(delete, candidates))
-    for step in (_reclaim_orphans, _remove_orphan_snapshots, _end_abandoned_leases):
+    steps = [_reclaim_orphans, _remove_orphan_snapshots, _end_abandoned_leases]
+    if everything:
+        steps.append(_end_idle_servers)
+    for step in steps:
         try:
             done += await step(client)
         except HypercoreError as exc:
@@ -185,6 +189,10 @@ async def _end_abandoned_leases(client: Client) -> list[str]:
             await leases.delete(client, lease.id, sync=True)
             done.append(f"lease {lease.id}")
     return done
+
+
+async def _end_idle_servers(client: Client) -> list[str]:
+    return await shim_servers.end_idle()
 
 
 def orphan_id(text: str) -> str:

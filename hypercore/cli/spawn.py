@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from hypercore.cli.common import (
     wants_json,
     with_engine,
 )
-from hypercore.errors import InvalidArgument
+from hypercore.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from hypercore.attach import ExitStatus
@@ -161,6 +162,10 @@ def _spec(arguments: Sequence[str], hac_file: str | None, *, no_ref: bool) -> "S
         spec = hac.parse(path, ref=ref)
     else:
         spec = SpawnSpec(ref=ref)
+    if args and spec.unikernel is not None:
+        raise InvalidArgument(
+            f"{path}: a unikernel takes no command", hint="[vm] cmdline is what it is told"
+        )
     return replace(spec, workload=replace(spec.workload, args=args)) if args else spec
 
 
@@ -185,6 +190,8 @@ def _overridden(
     )
     if name is not None:
         check_name(name)
+    if spec.unikernel is not None and workload != spec.workload:
+        raise InvalidArgument("-t, -e, -w and -u are for containers: this is a unikernel")
     return replace(
         spec,
         provider=hac.provider_name(provider) if provider is not None else spec.provider,
@@ -239,10 +246,12 @@ def _summary(spec: "SpawnSpec") -> str:
     import json
 
     hardware = spec.hardware
+    kind = "" if spec.unikernel is None else "unikernel"
     values: dict[str, Any] = {
         "name": spec.name,
         "description": spec.description,
         "provider": spec.provider,
+        "kind": kind,
         "cores": hardware.cores,
         "memory": hardware.memory_mib,
         "kernel": str(hardware.kernel_path or ""),
@@ -288,7 +297,8 @@ async def _foreground(
         if timings:
             _print_timings(engine.timings(spawned))
         if leave:
-            await engine.remove(spawned.microvm_id, force=True)
+            with suppress(NotFound):  # the shim server removes what is left for it too long
+                await engine.remove(spawned.microvm_id, force=True)
     return signals.exit_code_of(interrupts[0]) if interrupts else exit_code(status)
 
 

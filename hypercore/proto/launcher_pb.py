@@ -31,4 +31,5 @@ class Launcher:
     NAME = "hypercore.shim.v1.Launcher"
     METHODS = {
         "Register": (RegisterRequest, types_pb.Empty),
+        "End": (types_pb.Empty, types_pb.Empty),
     }

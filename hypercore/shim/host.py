@@ -12,6 +12,7 @@ from hypercore.shim.streams import StreamHub
 class Host:
     namespace: str
     """of containerd; a server has one"""
+    containerd_address: str
     config: HostConfig
     hub: StreamHub
     publisher: Publisher

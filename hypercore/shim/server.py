@@ -64,11 +64,15 @@ def parse(argv: Sequence[str]) -> Options:
 
 
 async def serve(options: Options, ttrpc: socket.socket, stdio: socket.socket) -> None:
-    """Serve until idle, or until SIGTERM comes while there are no tasks."""
+    """Serve until idle, or until asked to end (SIGTERM, or the Launcher service's End) while there
+    are no tasks.
+    """
     host_config = config.load()
     hub = StreamHub(host_config.log_segments)
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), options.namespace)
-    host = Host(options.namespace, host_config, hub, publisher, options.stdio_socket)
+    host = Host(
+        options.namespace, options.address, host_config, hub, publisher, options.stdio_socket
+    )
     service = TaskService(host)
     server = Server()
     service.serve_on(server)
@@ -98,7 +102,7 @@ async def serve(options: Options, ttrpc: socket.socket, stdio: socket.socket) ->
 async def _until_idle(service: TaskService, lock: Path) -> int:
     """Wait until the server may end; returns the held lock."""
     loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+    asked = service.asked_to_end
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     idle_s = float(os.environ.get("HYPERCORE_SHIM_IDLE_S") or IDLE_S)
@@ -108,7 +112,7 @@ async def _until_idle(service: TaskService, lock: Path) -> int:
         was_asked = await _wait(asked, wait_s)
         asked.clear()
         if was_asked and service.busy:
-            logger.warning("SIGTERM, but %d tasks run here: going on", len(service.tasks))
+            logger.warning("asked to end, but %d tasks run here: going on", len(service.tasks))
         if service.busy if was_asked else not service.idle:
             idle_since = None
             continue

@@ -15,6 +15,7 @@ from hypercore.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
+    StateError,
 )
 from hypercore.proto import launcher_pb, task_pb, types_pb
 from hypercore.proto.cgroup_stats_pb import CPUStat, MemoryEvents, MemoryStat, Metrics, PidsStat
@@ -24,6 +25,7 @@ from hypercore.shim.host import Host
 from hypercore.shim.process import State
 from hypercore.shim.task import Task
 from hypercore.shim.transfer import TransferService
+from hypercore.shim.unikernel_task import task_for
 from hypercore.wire.server import Handler, Server
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class TaskService:
         self.tasks: dict[str, Task] = {}
         self._creating: set[str] = set()
         self._registered: dict[str, float] = {}
+        self.asked_to_end = asyncio.Event()
 
     def serve_on(self, server: Server) -> None:
         handlers: dict[str, Handler] = {
@@ -81,7 +84,7 @@ class TaskService:
             server.add(name, task_pb.Task.METHODS, handlers)
         TransferService(self.find).serve_on(server)
         launcher = launcher_pb.Launcher
-        server.add(launcher.NAME, launcher.METHODS, {"Register": self.register})
+        server.add(launcher.NAME, launcher.METHODS, {"Register": self.register, "End": self.end})
 
     def find(self, task_id: str) -> Task:
         """Raises NotFound."""
@@ -122,6 +125,14 @@ class TaskService:
         self._registered[request.id] = time.monotonic() + REGISTRATION_S
         return Empty()
 
+    def end(self, request: Empty) -> Empty:
+        """Let server.py end this process, as SIGTERM does."""
+        if self.busy:
+            known = len(self.tasks.keys() | self._creating)
+            raise StateError(f"this server has {known} microVMs")
+        self.asked_to_end.set()
+        return Empty()
+
     # containerd
 
     async def create(self, request: task_pb.CreateTaskRequest) -> task_pb.CreateTaskResponse:
@@ -135,7 +146,7 @@ class TaskService:
         self._registered.pop(request.id, None)
         try:
             await self._forget_lost(request.id)
-            task = Task(self.host, request)
+            task = task_for(self.host, request)
             pid = await task.create()
             self.tasks[request.id] = task
         except HypercoreError as exc:

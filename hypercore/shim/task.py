@@ -34,7 +34,7 @@ from hypercore.microvm import MicroVM
 from hypercore.proto import agent_pb
 from hypercore.proto import task_events_pb as events
 from hypercore.proto.task_pb import CreateTaskRequest, ExecProcessRequest
-from hypercore.shim import binds, create_request, forward, guest_spec, records, rootfs
+from hypercore.shim import binds, create_request, forward, guest_spec, records, remover, rootfs
 from hypercore.shim.events import timestamp
 from hypercore.shim.host import Host
 from hypercore.shim.process import KILLED, Exit, Process, State
@@ -72,6 +72,9 @@ class Task:
         self.timings: dict[str, float] = {}
         self.owned = False
         """made by our own engine: its data directory outlives Delete"""
+        self._removed_when_ended = False
+        """it goes altogether, whoever spawned it has gone meanwhile (remover.py)"""
+        self._deleted = asyncio.Event()
         self.log = logging.LoggerAdapter(logger, {"task": request.id, "bundle": request.bundle})
         self._request = request
         self._microvm: MicroVM | None = None
@@ -130,6 +133,8 @@ class Task:
             hardware = dataclasses.replace(spec.hardware, memory_mib=fit_mib)
             spec = dataclasses.replace(spec, hardware=hardware)
         self.owned = annotations.get(f"{ANNOTATION_PREFIX}owner") == "engine"
+        wanted = annotations.get(f"{ANNOTATION_PREFIX}rm") == "true"
+        self._removed_when_ended = self.owned and wanted
         self._guest = guest_spec.translate(config, self.id)
         async with contextlib.AsyncExitStack() as undo:
             if not self.owned:
@@ -351,6 +356,8 @@ class Task:
         self.log.info(
             "init ended with status %d%s", end.status, f": {end.reason}" if end.reason else ""
         )
+        if self._removed_when_ended:
+            self._own(remover.remove_unless(self._deleted, self.host, self.id))
 
     def _write_records(self, end: Exit) -> None:
         """Unless containerd has lost this server and started the id anew with another."""
@@ -563,6 +570,7 @@ class Task:
 
     def forget(self) -> None:
         """Let go of streams without Delete: containerd does not know the task any more."""
+        self._deleted.set()
         for process in [self.init, *self.execs.values()]:
             self._forget_io(process)
 

@@ -360,6 +360,19 @@ def test_five_at_once_leave_nothing(hypercore: Instance, shell_image: str) -> No
 def test_cleanup_all_removes_what_runs(expendable: Instance) -> None:
     ids = {expendable.spawn(SHELL_REF) for _ in range(2)}
     assert set(expendable.run("list", "--quiet").out.split()) == ids
+    (server,) = shim_servers(expendable)
     expendable.run("cleanup", "--all")
     assert expendable.run("list", "--all", "--quiet").out == ""
+    deadline = time.monotonic() + 15
+    while lives(server):
+        assert time.monotonic() < deadline, "the idle shim server stays"
+        time.sleep(0.1)
     expendable.run("cleanup", "--all")
+
+    # A new server; what is spawned with --rm in the background goes without another command.
+    microvm_id = expendable.spawn("--rm", "--detach", SHELL_REF, "true")
+    deadline = time.monotonic() + 30
+    while (expendable.data_dir / "vm" / microvm_id).exists():
+        assert time.monotonic() < deadline, f"{microvm_id} is not removed"
+        time.sleep(0.1)
+    assert listed(expendable, microvm_id) is None

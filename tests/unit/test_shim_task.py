@@ -28,6 +28,7 @@ class MicroVMOf:
 
     def __init__(self, server, agent):
         self.agent = agent
+        self.lost = False
         self.exited = asyncio.get_running_loop().create_future()
         self._server = server
 
@@ -53,7 +54,7 @@ async def running_task(directory, monkeypatch, handlers):
     server.add(agent_pb.Agent.NAME, agent_pb.Agent.METHODS, handlers)
     await server.serve(listener)
     microvm = MicroVMOf(server, agent_client.AgentClient(await Client.connect(path)))
-    host = Host("ns", HostConfig(), StreamHub(4), Publisher("", "ns"), directory / "io")
+    host = Host("ns", "", HostConfig(), StreamHub(4), Publisher("", "ns"), directory / "io")
     task = Task(host, CreateTaskRequest(id="c", bundle=str(directory)))
     task.paths.data.mkdir(parents=True)
     task._microvm = microvm
