@@ -86,6 +86,10 @@ conformance: setup ## containerd's shimtest against the shim; needs Go 1.21 or l
 test-kvm: setup ## every provider on real KVM; where there is none, in a host that QEMU emulates
 	$(AS_ROOT) $(test_kvm)
 
+.PHONY: test-builds
+test-builds: build ## the Cython rooms with asserts and with sanitizers, in copies of the tree; root
+	$(AS_ROOT) scripts/test_builds.sh
+
 .PHONY: soak
 soak: setup ## the long counts; SEED=n replays a run, SPAWNS=n changes its length
 	$(AS_ROOT) $(PY) -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(SPAWNS),--spawns $(SPAWNS))
