@@ -22,7 +22,7 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, tap_owner: int = -1) -
     """Create the TAP in its bridge; the table is in place."""
     bridge = find_bridge(_nic(spec.interface))
     mtu = uplink.mtu(spec.mtu, bridge)
-    dns = resolver.choose(microvm_id, spec.dns, ipv6=True)
+    dns = resolver.choose(microvm_id, spec, ipv6=True)
     mac = mac_of(microvm_id)
     device = nft.ifname(tap.name_of(slot))
     elements = [nft.Element(ruleset.SENDERS, device + nft.mac(mac))]

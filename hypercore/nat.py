@@ -59,12 +59,16 @@ def attach(
         host_settings.forward_ipv4(other)
     if ipv6:
         host_settings.forward_ipv6(nic)
-    dns = resolver.choose(microvm_id, spec.dns, ipv6=ipv6)
+    dns = resolver.choose(microvm_id, spec, ipv6=ipv6, led=True)
+    if dns.loopback:
+        # The rules lead what the guest asks its gateway there.
+        gateway = (socket.inet_ntop(socket.AF_INET, plan.host4),)
+        dns = resolver.Resolvers(gateway, dns.search, dns.loopback)
     mac = mac_of(microvm_id)
     mark = 0 if way_out.is_default else policy_route.ensure(nic)
     name = tap.name_of(slot)
     elements = (
-        *_elements(name, mac, plan, nic.name, dns.servers, mark),
+        *_elements(name, mac, plan, nic.name, dns, mark),
         *_permissions(name, spec),
         *ports.elements(spec.ports, plan.guest4, plan.guest6),
     )
@@ -77,7 +81,7 @@ def attach(
         guest6=plan.guest6,
         guest_mac=mac,
         tap_owner=tap_owner,
-        route_localnet=ports.use_loopback(spec.ports),
+        route_localnet=ports.use_loopback(spec.ports) or bool(dns.loopback),
     )
     with (
         ports.reserved(spec.ports) as port_fds,
@@ -105,7 +109,7 @@ def mac_of(microvm_id: str) -> bytes:
 
 
 def _elements(
-    name: str, mac: bytes, plan: _Plan, nic: str, servers: tuple[str, ...], mark: int
+    name: str, mac: bytes, plan: _Plan, nic: str, dns: resolver.Resolvers, mark: int
 ) -> Iterator[nft.Element]:
     """What opens the table for one guest."""
     device, exit_nic, sender = nft.ifname(name), nft.ifname(nic), nft.mac(mac)
@@ -114,7 +118,10 @@ def _elements(
     if plan.guest6:
         yield nft.Element(ruleset.GUESTS6, device + sender + plan.guest6)
         yield nft.Element(ruleset.EXITS6, plan.guest6 + exit_nic)
-    for server in servers:
+    if dns.loopback:
+        resolver4 = socket.inet_aton(dns.loopback)
+        yield nft.Element(ruleset.LOCAL_RESOLVERS, device + plan.host4, resolver4)
+    for server in () if dns.loopback else dns.servers:
         address = ipaddress.ip_address(server)
         wanted = ruleset.RESOLVERS4 if address.version == 4 else ruleset.RESOLVERS6
         yield nft.Element(wanted, device + address.packed)

@@ -45,7 +45,7 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, tap_owner: int = -1) -
         addresses = netlink.addresses(device.ifindex, netns_fd=netns_fd)
         gateways = list(_gateways(device.ifindex, netns_fd))
         has_ipv6 = any(":" in address for address in addresses)
-        dns = resolver.choose(microvm_id, spec.dns, ipv6=has_ipv6)
+        dns = resolver.choose(microvm_id, spec, ipv6=has_ipv6)
         redirect = Redirect(str(spec.netns_path), os.fstat(netns_fd).st_ino, device.ifindex)
         if netlink.has_ingress(device.ifindex, netns_fd=netns_fd):
             raise AlreadyExists(

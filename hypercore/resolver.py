@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypercore.errors import InvalidArgument
+from hypercore.network_spec import NetworkSpec
 
 logger = logging.getLogger(__name__)
 
@@ -30,34 +31,45 @@ MAX_SERVERS = 3
 class Resolvers:
     servers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+    loopback: str = ""
+    """the host's server, where it has none but that: an IPv4 address on its loopback"""
 
 
-def choose(microvm_id: str, asked: tuple[str, ...], *, ipv6: bool) -> Resolvers:
-    """What a microVM is told: the servers asked for in its spec, else the host's."""
+def choose(
+    microvm_id: str, spec: NetworkSpec, *, ipv4: bool = True, ipv6: bool, led: bool = False
+) -> Resolvers:
+    """What a microVM is told: the servers and domains asked for in its spec, else the host's.
+
+    Args:
+        led: the guest can be led to a server on the host's loopback, so that is worth telling.
+    """
+    asked = spec.dns
     for server in asked:
         if not usable(server, ipv4=True, ipv6=True):
             raise InvalidArgument(
                 f"dns = {server!r}: not an address that a guest can reach",
                 hint="give IPv4 or IPv6 addresses of DNS servers, none on a loopback",
             )
-    found = discover(ipv4=True, ipv6=ipv6)
+    found = discover(ipv4=ipv4, ipv6=ipv6)
+    search = spec.search or found.search
     if asked:
-        return Resolvers(asked, found.search)
-    if not found.servers:
+        return Resolvers(asked, search)
+    if not found.servers and not (led and found.loopback):
         logger.warning(
             "microVM %s: the host's DNS server is on its own loopback or there is none; names do"
             " not resolve in the guest unless dns is set in [network]",
             microvm_id,
         )
-    return found
+    return Resolvers(found.servers, search, found.loopback)
 
 
 def discover(*, ipv4: bool, ipv6: bool, files: Iterable[Path] = FILES) -> Resolvers:
     """The host's DNS servers that a guest with these address families reaches.
 
-    Empty when the host has none, or only one on its own loopback.
+    None when the host has none, or only one on its own loopback.
     """
     search: tuple[str, ...] = ()
+    loopback = ""
     for path in files:
         try:
             content = path.read_text(errors="replace")
@@ -65,10 +77,11 @@ def discover(*, ipv4: bool, ipv6: bool, files: Iterable[Path] = FILES) -> Resolv
             continue
         found = parse(content)
         search = search or found.search
+        loopback = loopback or next((s for s in found.servers if s.startswith("127.")), "")
         servers = tuple(s for s in found.servers if usable(s, ipv4=ipv4, ipv6=ipv6))
         if servers:
             return Resolvers(servers[:MAX_SERVERS], search)
-    return Resolvers((), search)
+    return Resolvers((), search, loopback)
 
 
 @functools.lru_cache(maxsize=8)

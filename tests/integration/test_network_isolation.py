@@ -107,6 +107,38 @@ def test_empty_egress_list_allows_nothing(host: Host) -> None:
             refused(a.netns, address, PORT)
 
 
+# -- names --
+
+
+@pytest.mark.parametrize("stub", ["127.0.0.1", "127.0.0.53"])
+def test_resolver_on_the_hosts_loopback(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stub: str
+) -> None:
+    """The guest asks its gateway; the resolver is asked by the loopback, and nothing else is."""
+    netlab.own_instance(tmp_path, monkeypatch, f"nameserver {stub}\n")
+    with (
+        netlab.attached_guest("vm-a", NetworkSpec(egress=())) as a,
+        netlab.datagrams(None, stub, 53) as server,
+        netlab.datagrams(a.netns, "0.0.0.0") as client,
+    ):
+        assert a.attachment.dns_servers == (a.gateway4,)
+        client.sendto(b"name?", (a.gateway4, 53))
+        data, peer = server.recvfrom(100)
+        assert peer[0] == "127.0.0.1"
+        server.sendto(data + b" here", peer)
+        assert client.recvfrom(100) == (b"name? here", (a.gateway4, 53))
+        tcp(a.netns, None, a.gateway4, 53, at=(stub, 53))
+        with netlab.listen(None, stub, PORT):
+            refused(a.netns, a.gateway4, PORT)
+        refused(a.netns, HOST4, 53)
+
+
+def test_dns_and_search_domains_asked_for(host: Host) -> None:
+    asked = NetworkSpec(dns=("192.0.2.53",), search=("corp.example",))
+    with netlab.attached("vm-a", asked) as made:
+        assert (made.dns_servers, made.dns_search) == (asked.dns, asked.search)
+
+
 # -- rates --
 
 

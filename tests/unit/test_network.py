@@ -124,7 +124,7 @@ def test_host_with_a_loopback_resolver_only(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 127.0.0.1\nsearch lan.example\n")
     found = resolver.discover(ipv4=True, ipv6=True, files=(path,))
-    assert found == Resolvers((), ("lan.example",))
+    assert found == Resolvers((), ("lan.example",), "127.0.0.1")
 
 
 def test_no_more_servers_than_a_resolver_reads(tmp_path: Path) -> None:
