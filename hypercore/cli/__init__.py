@@ -34,6 +34,8 @@ _VERBS = {
     "setup": "host",
     "guest": "host",
     "containerd": "host",
+    "serve": "serve",
+    "token": "token",
     "version": "host",
 }
 """Verb → module of this package, in the order of the help."""

@@ -62,7 +62,7 @@ class Watch:
         self._ended = ended or (lambda record: None)
         self._entries: dict[str, Entry] = {}
         self._sorted: list[Entry] | None = None
-        self._synced = False
+        self._is_synced = asyncio.Event()
         self._lock = asyncio.Lock()
         self._dirty: set[str] = set()
         self._wake = asyncio.Event()
@@ -70,7 +70,11 @@ class Watch:
 
     @property
     def is_synced(self) -> bool:
-        return self._synced
+        return self._is_synced.is_set()
+
+    async def wait_synced(self) -> None:
+        """Wait until events are followed, which `run` sees to."""
+        await self._is_synced.wait()
 
     async def entries(self) -> Sequence[Entry]:
         """All microVMs, the newest first.
@@ -78,7 +82,7 @@ class Watch:
         Raises:
             Unavailable: containerd does not answer.
         """
-        if not self._synced:
+        if not self.is_synced:
             return [Entry(record) for record in await self._engine.list()]
         if self._sorted is None:
             self._sorted = sorted(
@@ -92,7 +96,7 @@ class Watch:
 
     async def find(self, wanted: str) -> Entry:
         """By id, id prefix or name; see inventory.find."""
-        if self._synced and (entry := self._entries.get(wanted)) is not None:
+        if self.is_synced and (entry := self._entries.get(wanted)) is not None:
             return entry
         found = await self.entries()
         record = inventory.select([entry.record for entry in found], wanted)
@@ -104,7 +108,7 @@ class Watch:
         Raises:
             NotFound: it is gone.
         """
-        if self._synced:
+        if self.is_synced:
             await self._refresh({microvm_id})
             if microvm_id not in self._entries:
                 raise NotFound(f"no microVM {microvm_id!r}")
@@ -113,7 +117,7 @@ class Watch:
 
     async def gone(self, microvm_id: str) -> None:
         """Note that a microVM was removed."""
-        if self._synced:
+        if self.is_synced:
             await self._refresh({microvm_id})
 
     async def run(self) -> None:
@@ -132,9 +136,9 @@ class Watch:
                     problem = "its stream ended"
                 except HypercoreError as exc:
                     problem = exc.message
-                if self._synced or failures == 0:
+                if self.is_synced or failures == 0:
                     log.warning("containerd's events are lost, subscribing again: %s", problem)
-                self._synced = False
+                self._is_synced.clear()
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
 
@@ -143,7 +147,7 @@ class Watch:
             records = await inventory.list_all(self._engine.client)
             self._entries = {record.microvm_id: Entry(record) for record in records}
             self._sorted = None
-            self._synced = True
+            self._is_synced.set()
         for record in records:
             if record.state not in ALIVE:
                 self._ended(record)
@@ -165,7 +169,7 @@ class Watch:
             except HypercoreError as exc:
                 # The stream breaks next, and a new subscription lists all.
                 log.warning("cannot look after %d microVMs: %s", len(dirty), exc)
-                self._synced = False
+                self._is_synced.clear()
 
     async def _refresh(self, dirty: set[str]) -> None:
         async with self._lock:
