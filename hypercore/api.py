@@ -4,13 +4,35 @@ One table for servers, clients and the OpenAPI document. The messages are hyperc
 method does is serve/service.py's.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hypercore.errors import InvalidArgument
 from hypercore.proto import hypercore_pb
 from hypercore.wire.codec import Message
 
 SERVICE = hypercore_pb.Hypercore.NAME
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
+
+
+_ID = re.compile(ID_PATTERN)
+
+
+def checked_id(text: str, field: str = "id") -> str:
+    """An id, the beginning of one, or a name; nothing else can be one.
+
+    Raises:
+        InvalidArgument: it cannot.
+    """
+    if not _ID.fullmatch(text):
+        shown = text[:40] if text.isprintable() else repr(text[:40])
+        raise InvalidArgument(
+            f"{field} {shown!r} is neither an id nor a name of a microVM",
+            hint="letters, digits and _ . -, beginning with one of the first two",
+            field=field,
+        )
+    return text
 
 
 class Scope(StrEnum):

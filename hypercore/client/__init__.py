@@ -1,7 +1,7 @@
 """The library: `Client` and `AsyncClient`, over HTTP, gRPC, or an engine in this process.
 
-    with Client() as client, client.spawn("alpine") as vm:
-        print(vm.run("uname -r").stdout)
+with Client() as client, client.spawn("alpine") as vm:
+    print(vm.run("uname -r").stdout)
 """
 
 from hypercore.client.async_client import AsyncClient

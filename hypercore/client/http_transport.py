@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
-from hypercore.api import Method, Shape
+from hypercore.api import Method, Shape, checked_id
 from hypercore.client.address import Address
 from hypercore.client.transport import broken, silent
 from hypercore.containerd.http_client import Interrupted, Response
@@ -172,7 +172,7 @@ class Http:
         from websockets.asyncio.client import connect, unix_connect
         from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-        path = method.path.replace("{id}", quote(start.id, safe=""))
+        path = method.path.replace("{id}", checked_id(start.id))
         options: dict[str, Any] = {
             "additional_headers": {k: v for k, v in self._headers.items() if k == "Authorization"},
             "compression": None,
@@ -296,7 +296,7 @@ def _target(method: Method, request: Any) -> tuple[str, bytes]:
     """Path with query, and body."""
     path = method.path
     if "{id}" in path:
-        path = path.replace("{id}", quote(request.id, safe="") or "-")
+        path = path.replace("{id}", checked_id(request.id))
     without = "id" if "{id}" in method.path else ""
     if method.has_body:
         values = {key: value for key, value in json.as_plain(request).items() if key != without}

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 
 from hypercore.api import Method, Scope
-from hypercore.errors import PermissionDenied
+from hypercore.errors import PermissionDenied, Unavailable
+
+
+class CallerLeft(Unavailable):
+    """Who called is gone; there is nobody to tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
-from hypercore.api import METHODS, Method
+from hypercore.api import Method
 from hypercore.errors import (
     DeadlineExceeded,
     HypercoreError,
-    InvalidArgument,
     Unavailable,
     kind_of,
 )
-from hypercore.serve.callers import Caller
+from hypercore.serve.callers import Caller, CallerLeft
 from hypercore.serve.service import Service, methods
 from hypercore.wire.codec import Message
 
@@ -59,7 +58,7 @@ class Calls:
             caller.require(method)
             yield
         except HypercoreError as exc:
-            kind = kind_of(exc)
+            kind = "Cancelled" if isinstance(exc, CallerLeft) else kind_of(exc)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             kind = "Cancelled"
@@ -77,10 +76,3 @@ class Calls:
 
 def too_late(method: Method, timeout_s: float) -> DeadlineExceeded:
     return DeadlineExceeded(f"{method.name} took longer than the {timeout_s:g} s it was given")
-
-
-def method_named(name: str) -> Method:
-    try:
-        return METHODS[name]
-    except KeyError:
-        raise InvalidArgument(f"no method {name!r}") from None

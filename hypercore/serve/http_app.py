@@ -26,11 +26,10 @@ from hypercore.errors import (
     PermissionDenied,
     TaskError,
     Unauthenticated,
-    Unavailable,
     kind_of,
 )
 from hypercore.proto import hypercore_pb as pb
-from hypercore.serve.callers import Caller
+from hypercore.serve.callers import Caller, CallerLeft
 from hypercore.serve.calls import Calls, too_late
 from hypercore.serve.http_socket import socket_endpoint
 from hypercore.serve.openapi import document
@@ -200,7 +199,7 @@ async def _watched(
         if job.done():
             return job.result()
         if leaving.done():
-            raise Unavailable(f"the caller of {method.name} has left")
+            raise CallerLeft(f"the caller of {method.name} has left")
         assert timeout_s is not None
         raise too_late(method, timeout_s)
     finally:

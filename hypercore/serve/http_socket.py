@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hypercore.api import Method
 from hypercore.errors import HypercoreError, InvalidArgument
-from hypercore.serve.callers import Caller
+from hypercore.serve.callers import Caller, CallerLeft
 from hypercore.serve.calls import Calls
 from hypercore.wire import json
 
@@ -43,6 +43,8 @@ def socket_endpoint(calls: Calls, method: Method, caller_of: Callable[[Any], Cal
                 async for answer in answers:
                     await _send(socket, answer)
             await socket.close(NORMAL)
+        except CallerLeft:
+            return
         except HypercoreError as exc:
             await _fail(socket, exc, problem_of(exc))
         except WebSocketDisconnect:
@@ -74,7 +76,7 @@ async def _inputs(socket: WebSocket, method: Method) -> AsyncIterator[Any]:
     while True:
         frame = await socket.receive()
         if frame["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(frame.get("code") or NORMAL)
+            raise CallerLeft(f"the caller of {method.name} has left")
         data, text = frame.get("bytes"), frame.get("text")
         if data is not None:
             if data[:1] != bytes((STDIN,)):

@@ -9,12 +9,12 @@ from functools import cache
 from typing import Any
 
 import hypercore
-from hypercore.api import METHODS, Method, Shape
+from hypercore.api import ID_PATTERN, METHODS, Method, Shape
 from hypercore.serve.reflection import descriptors
 from hypercore.wire import codec
 from hypercore.wire.codec import Field, Message
 
-_ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+_ID_PATTERN = f"^{ID_PATTERN}$"
 _KINDS: dict[int, dict[str, Any]] = {
     codec.STRING: {"type": "string"},
     codec.BYTES: {"type": "string", "contentEncoding": "base64"},

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hypercore import hac
+from hypercore.api import checked_id
 from hypercore.errors import InvalidArgument, PermissionDenied
 from hypercore.proto import hypercore_pb as pb
 from hypercore.serve.callers import Caller
@@ -15,7 +16,6 @@ from hypercore.tomlfile import Table
 from hypercore.wire import json
 
 MAX_ARGUMENTS_BYTES = 128 * 1024
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 _TABLES = ("spacecore", "hardware", "vm", "network", "workload")
@@ -32,22 +32,6 @@ _REMOTE = {
     "limits": set(),
 }  # fmt: skip
 """What remote callers may say: nothing that names a file, a namespace or a service of the host."""
-
-
-def checked_id(text: str, field: str = "id") -> str:
-    """An id, the beginning of one, or a name; nothing else can be one.
-
-    Raises:
-        InvalidArgument: it cannot.
-    """
-    if not _ID.fullmatch(text):
-        shown = text[:40] if text.isprintable() else repr(text[:40])
-        raise InvalidArgument(
-            f"{field} {shown!r} is neither an id nor a name of a microVM",
-            hint="letters, digits and _ . -, beginning with one of the first two",
-            field=field,
-        )
-    return text
 
 
 def checked_key(text: str) -> str:

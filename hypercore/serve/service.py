@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import hypercore
 from hypercore import api_records, engine_events, providers
+from hypercore.api import checked_id
 from hypercore.config import HostConfig
 from hypercore.containerd import images
 from hypercore.engine import STOP_GRACE_S, Engine
@@ -23,7 +24,7 @@ from hypercore.proto import hypercore_pb as pb
 from hypercore.serve import copies, image_jobs, streams
 from hypercore.serve.callers import Caller
 from hypercore.serve.figures import Figures
-from hypercore.serve.requests import checked_id, checked_signal
+from hypercore.serve.requests import checked_signal
 from hypercore.serve.spawning import Spawner
 from hypercore.serve.watch import Watch
 
