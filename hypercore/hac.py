@@ -5,13 +5,14 @@ means on this host (provider, interface, guest assets) is decided later, by the 
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from hypercore import hac_network, providers
+from hypercore import hac_network, hac_unikernel, providers
 from hypercore.containerd import reference
 from hypercore.errors import InvalidArgument
 from hypercore.hostnet import interfaces
-from hypercore.spec import HardwareSpec, SpawnSpec, WorkloadSpec
+from hypercore.spec import HardwareSpec, NetworkSpec, SpawnSpec, WorkloadSpec
 from hypercore.tomlfile import Table, load, nearest
 
 DEFAULT_FILE = Path("hac.toml")
@@ -44,6 +45,8 @@ def from_document(document: Table, *, ref: str = "", check_host: bool = True) ->
     network = document.table("network")
     workload = document.table("workload")
     document.finish()
+    others = {"hardware": hardware, "workload": workload, "network": network}
+    unikernel = hac_unikernel.parse(vm, others, ref=ref)
     file_ref = hardware.text("ref")
     if file_ref:
         _check_ref(hardware, file_ref)
@@ -57,9 +60,16 @@ def from_document(document: Table, *, ref: str = "", check_host: bool = True) ->
         workload=_workload(workload),
         cmdline=vm.text("cmdline"),
         hostname=hac_network.hostname(network),
+        unikernel=unikernel,
     )
+    if unikernel is not None:
+        spec = replace(spec, network=NetworkSpec(mode="none"))
     for table in (spacecore, hardware, vm, network, workload):
         table.finish()
+    if unikernel is not None:
+        if check_host:
+            hac_unikernel.check_host(unikernel, spec.hardware, hardware, vm)
+        return spec
     if not (ref or file_ref):
         hardware.fail(
             "ref",

@@ -87,7 +87,7 @@ _MOVES = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Chosen:
+class Chosen:
     """What the start decided and the rest of the life needs."""
 
     provider: Provider
@@ -120,7 +120,7 @@ class MicroVM:
         self._group = VmmGroup(self.files)
         self.exited = self._group.exited
         self._agent: AgentClient | None = None
-        self._chosen: _Chosen | None = None
+        self._chosen: Chosen | None = None
         self._uid = -1
         self._claim = ""
         self.lost = False
@@ -338,13 +338,13 @@ class MicroVM:
                 disks = (files.drive, *self.root_disks)
                 if snapshot_dir is not None:
                     await asyncio.to_thread(vm_snapshot.put_back_disks, snapshot_dir, disks)
-                _open_disks(disks, fds, lent)
+                open_disks(disks, fds, lent)
             boot = self._boot_spec(provider, probe, files, disks, slot)
             if snapshot_dir is not None:
                 vm_features.require(provider, Feature.SNAPSHOT, "go on from a VM snapshot")
-                vm_snapshot.check(snapshot_dir, self._origin(_Chosen(provider, probe, boot)))
+                vm_snapshot.check(snapshot_dir, self._origin(Chosen(provider, probe, boot)))
                 boot = replace(boot, snapshot=vm_snapshot.files_in(snapshot_dir))
-            self._chosen = chosen = _Chosen(provider, probe, boot)
+            self._chosen = chosen = Chosen(provider, probe, boot)
             listener = self._listen(chosen)
             self._owned.push_async_callback(self._group.close)
             fds["console"] = self._group.open_console()
@@ -431,7 +431,7 @@ class MicroVM:
                 if disk.path not in command.own_files:
                     vmm.check_readable(disk.path, "disk")
 
-    def _listen(self, chosen: _Chosen) -> socket.socket:
+    def _listen(self, chosen: Chosen) -> socket.socket:
         """Before the VM starts: the agent's call is its readiness."""
         port = chosen.boot.control_port
         try:
@@ -446,7 +446,7 @@ class MicroVM:
 
     def _lend_sockets(
         self,
-        chosen: _Chosen,
+        chosen: Chosen,
         commands: tuple[VmmCommand, ...],
         fds: dict[str, int],
         lent: contextlib.ExitStack,
@@ -528,7 +528,7 @@ class MicroVM:
                 raise
             raise self._group.error() from exc
 
-    async def _accept_agent(self, chosen: _Chosen, listener: socket.socket) -> socket.socket:
+    async def _accept_agent(self, chosen: Chosen, listener: socket.socket) -> socket.socket:
         while True:
             connection = await vsock.accept(listener)
             if chosen.probe.kernel_vsock:
@@ -549,7 +549,7 @@ class MicroVM:
             except Unavailable:  # its driver learns of the new VMM with its first interrupts
                 await asyncio.sleep(DIAL_PAUSE_S)
 
-    def _origin(self, chosen: _Chosen) -> vm_snapshot.Origin:
+    def _origin(self, chosen: Chosen) -> vm_snapshot.Origin:
         addresses = [a for interface in self.attachment.interfaces for a in interface.addresses]
         return vm_snapshot.origin(chosen.provider, chosen.probe, chosen.boot, addresses)
 
@@ -620,7 +620,7 @@ class MicroVM:
         if self.state in (State.RUNNING, State.PAUSED):
             self._advance(State.STOPPED)
 
-    def _require_feature(self, state: State, feature: Feature, what: str) -> _Chosen:
+    def _require_feature(self, state: State, feature: Feature, what: str) -> Chosen:
         self._require(state)
         assert self._chosen is not None
         vm_features.require(self._chosen.provider, feature, what)
@@ -644,7 +644,7 @@ class MicroVM:
         self.timings[phase] = (time.monotonic() - begun) * 1000
 
 
-def _open_disks(disks: tuple[Disk, ...], fds: dict[str, int], lent: contextlib.ExitStack) -> None:
+def open_disks(disks: tuple[Disk, ...], fds: dict[str, int], lent: contextlib.ExitStack) -> None:
     for index, disk in enumerate(disks):
         try:
             access = os.O_RDONLY if disk.read_only else os.O_RDWR

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hypercore import network_spec
+from hypercore import network_spec, unikernel_spec
 from hypercore.network_spec import NetworkSpec as NetworkSpec
+from hypercore.unikernel_spec import UnikernelSpec
 
 ANNOTATION_PREFIX = "io.hypercore."
 STDIO_URI = "hypercore://"
@@ -73,6 +74,8 @@ class SpawnSpec:
     hostname: str = ""
     """empty: the beginning of the id"""
     more_networks: tuple[NetworkSpec, ...] = ()
+    unikernel: UnikernelSpec | None = None
+    """the guest is no container: `ref` and `workload` say nothing"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class MicroVMSpec:
     hostname: str = ""
     more_networks: tuple[NetworkSpec, ...] = ()
     """a NIC each, besides that of `network`"""
+    unikernel: UnikernelSpec | None = None
 
 
 def to_annotations(spec: MicroVMSpec) -> dict[str, str]:
@@ -135,6 +139,7 @@ def to_annotations(spec: MicroVMSpec) -> dict[str, str]:
         "cmdline": spec.cmdline,
         "jail": "" if spec.jail else "false",
         "hostname": spec.hostname,
+        **unikernel_spec.to_values(spec.unikernel),
     }
     for number, network in enumerate((spec.network, *spec.more_networks)):
         place = f"network.{number}." if number else "network."
@@ -154,6 +159,7 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
         "provider", "cores", "memory", "kernel", "drive", "initrd", "cmdline", "jail",
         "disk-mib-per-s", "disk-ops-per-s", "balloon", "hostname", "owner", "rm",
         *(f"network.{key}" for key in network_spec.KEYS),
+        *unikernel_spec.KEYS,
     }  # fmt: skip
     given = {
         key.removeprefix(ANNOTATION_PREFIX): value
@@ -187,6 +193,11 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
     def path(key: str) -> Path | None:
         return Path(given[key]) if given.get(key) else None
 
+    try:
+        unikernel = unikernel_spec.from_values(given)
+    except ValueError as exc:
+        raise InvalidArgument(f"annotation {ANNOTATION_PREFIX}{exc}") from exc
+
     return MicroVMSpec(
         microvm_id=microvm_id,
         provider=given.get("provider", ""),
@@ -204,4 +215,5 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
         cmdline=given.get("cmdline", ""),
         jail=given.get("jail", "") != "false",
         hostname=given.get("hostname", ""),
+        unikernel=unikernel,
     )

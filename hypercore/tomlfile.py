@@ -126,7 +126,11 @@ class Table:
     def path(self, key: str) -> Path | None:
         """A path, relative to the file's directory; None when absent or empty."""
         value = self.text(key)
-        return (self._path.parent / value).absolute() if value else None
+        return self.resolve(value) if value else None
+
+    def resolve(self, value: str) -> Path:
+        """A path as one written in the file is meant."""
+        return (self._path.parent / value).absolute()
 
     def table(self, key: str) -> "Table":
         value = self._take(key, {})

@@ -111,7 +111,8 @@ def spawn(
     """Start one process; returns once it has been exec'ed.
 
     Args:
-        fds: the fds its command names, by name; they stay the caller's.
+        fds: the fds its command names, by name, and `stdin` for its console, if there is one;
+            they stay the caller's.
         confinement: None: as root in the host's namespaces, for debugging.
         netns_fd: network namespace to run it in; -1: an empty one, or the host's if unconfined.
 
@@ -123,6 +124,8 @@ def spawn(
     except OSError as exc:
         raise from_os_error(exc, f"write {record_file}") from exc
     places = [(fds[name], FIRST_FD + index) for index, name in enumerate(command.fds)]
+    if command.console_on_stdout and "stdin" in fds:
+        places.append((fds["stdin"], 0))
     no_core = (resource.RLIMIT_CORE, 0, 0)
     open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     namespaces = NAMESPACES if confinement is not None else 0

@@ -18,4 +18,5 @@ def check_command(file: str) -> None:
 
     spec = hac.parse(Path(file))
     hardware = spec.hardware
-    print(f"{file}: ok: {spec.ref}, {hardware.cores} cores, {hardware.memory_mib} MiB")
+    what = spec.ref if spec.unikernel is None else f"unikernel {hardware.kernel_path}"
+    print(f"{file}: ok: {what}, {hardware.cores} cores, {hardware.memory_mib} MiB")

@@ -61,7 +61,7 @@ async def open_io(
                     host.hub,
                     connections.pop(name),
                     target_fd=ends.take(name),
-                    log=_segmented(path, host.config) if kept else None,
+                    log=segmented_log(path, host.config) if kept else None,
                 )
                 setattr(io, name, output)
         if "stdin" in connections:
@@ -86,7 +86,7 @@ def _feed(stdin: Input, process: Process, ends: Ends) -> None:
         stdin.add_fifo(ends.take("stdin"), ends.take("stdin_keeper"))
 
 
-def _segmented(path: Path, config: HostConfig) -> SegmentedLog:
+def segmented_log(path: Path, config: HostConfig) -> SegmentedLog:
     return SegmentedLog(path, config.log_limit_mib * 1024 * 1024, config.log_segments)
 
 
