@@ -227,41 +227,6 @@ class Engine:
             )
         return mounts
 
-    async def _create_rooted(
-        self,
-        microvm_id: str,
-        spec: SpawnSpec,
-        undo: AsyncExitStack,
-        clock: "Clock",
-        progress: ProgressCallback | None,
-        **options: bool,
-    ) -> Sequence[Mount]:
-        """The container of an image, and the mounts of its snapshot."""
-        async with leases.lease(self.client, f"spawn {microvm_id}") as leased:
-            image = await self._image(leased, spec.ref, progress)
-            clock.lap("image")
-            undo.push_async_callback(self._undo, snapshots.remove, microvm_id)
-            mounts = await snapshots.view(
-                leased,
-                microvm_id,
-                image.chain_id,
-                labels={inventory.LABEL_OWNER: inventory.OWNER},
-            )
-            clock.lap("snapshot")
-            undo.push_async_callback(self._undo, containers.delete, microvm_id)
-            user = await engine_exec.resolve_user(
-                oci.user_of(image.config, spec.workload), mounts
-            )
-            await self._create_container(
-                leased,
-                microvm_id,
-                spec,
-                image.config,
-                user=user,
-                **options,
-            )
-        return mounts
-
     async def _undo(self, step: Callable[[Client, str], Awaitable[None]], microvm_id: str) -> None:
         try:
             await step(self.client, microvm_id)
