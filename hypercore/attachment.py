@@ -5,8 +5,10 @@ them: no guest, no VMM, no shim server needed, and no listing of everybody else'
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from hypercore import nft, paths, ruleset
 from hypercore.proto.agent_pb import Interface
@@ -62,13 +64,21 @@ def write_record(microvm_id: str, record: Record) -> None:
         f"redirect {each.ifindex} {each.netns_inode} {each.netns_path}"
         for each in record.redirects
     ]
-    content = "".join(line + "\n" for line in lines)
+    content = "".join(line + "\n" for line in lines).encode()
     path = paths.MicroVMPaths(microvm_id).network
     try:
-        path.write_text(content)
+        _write(path, content)
     except FileNotFoundError:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(content)
+        _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)
 
 
 def read_record(microvm_id: str) -> Record:

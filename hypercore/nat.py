@@ -20,6 +20,7 @@ from hypercore import (
     nft,
     policy_route,
     ports,
+    recent,
     resolver,
     ruleset,
     slots,
@@ -48,17 +49,14 @@ def attach(
     microvm_id: str, slot: int, spec: NetworkSpec, pool: str, tap_owner: int = -1
 ) -> Attachment:
     """Create the TAP and open the rules for it; the table is in place."""
-    way_out = uplink.find(spec.interface)
+    way_out = _way_out(spec.interface)
     nic = way_out.link
     mtu = uplink.mtu(spec.mtu, nic)
     ipv6 = mtu >= _IPV6_MTU_MIN and way_out.has_ipv6
     plan = _plan(slot, pool, ipv6=ipv6)
     _check_guest_address(plan.guest4, pool)
-    host_settings.forward_ipv4(nic)
     for other in ports.links_of(spec.ports):
         host_settings.forward_ipv4(other)
-    if ipv6:
-        host_settings.forward_ipv6(nic)
     dns = resolver.choose(microvm_id, spec, ipv6=ipv6, led=True)
     if dns.loopback:
         # The rules lead what the guest asks its gateway there.
@@ -100,6 +98,16 @@ def attach(
         dns_search=dns.search,
         port_fds=port_fds,
     )
+
+
+@recent.remembered
+def _way_out(interface: str) -> uplink.Uplink:
+    """The uplink, forwarding what comes from it."""
+    found = uplink.find(interface)
+    host_settings.forward_ipv4(found.link)
+    if found.has_ipv6 and found.link.mtu >= _IPV6_MTU_MIN:
+        host_settings.forward_ipv6(found.link)
+    return found
 
 
 def mac_of(microvm_id: str) -> bytes:

@@ -16,6 +16,7 @@ from hypercore import (
     netns,
     nft,
     policy_route,
+    recent,
     ruleset,
     slots,
     tap,
@@ -71,6 +72,7 @@ def restore_host() -> None:
 
     For the case that no microVM is left: guests that still run lose their network.
     """
+    recent.forget()
     for table in ruleset.TABLES:
         nft.remove(table)
     policy_route.remove_all()
@@ -99,11 +101,14 @@ def attach(
             case "none":
                 return Attachment()
             case "nat":
-                _ensure(ruleset.ROUTED)
-                return nat.attach(microvm_id, slot, spec, config.network_pool, tap_owner)
+                pool = config.network_pool
+                return _with_table(
+                    ruleset.ROUTED, lambda: nat.attach(microvm_id, slot, spec, pool, tap_owner)
+                )
             case "bridge":
-                _ensure(ruleset.BRIDGED)
-                return bridge.attach(microvm_id, slot, spec, tap_owner)
+                return _with_table(
+                    ruleset.BRIDGED, lambda: bridge.attach(microvm_id, slot, spec, tap_owner)
+                )
             case "netns":
                 return netns.attach(microvm_id, slot, spec, tap_owner)
     except OSError as exc:
@@ -145,6 +150,24 @@ def reclaim_all(live_ids: Collection[str]) -> None:
         tap.delete_all(is_dead)
     except OSError as exc:
         raise from_os_error(exc, "reclaim TAPs and nft elements") from exc
+
+
+def _with_table(table: nft.Table, step: Callable[[], Attachment]) -> Attachment:
+    """Run the step with our table in place. That it is there is remembered: if somebody has
+    removed it since, adding elements fails, and then it is made anew."""
+    _ensure_once(table)
+    try:
+        return step()
+    except OSError as exc:
+        if exc.errno != errno.ENOENT or nft.installed(table):
+            raise
+    _ensure(table)
+    return step()
+
+
+@recent.remembered
+def _ensure_once(table: nft.Table) -> None:
+    _ensure(table)
 
 
 def _ensure(table: nft.Table) -> None:

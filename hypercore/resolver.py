@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypercore import recent
 from hypercore.errors import InvalidArgument
 from hypercore.network_spec import NetworkSpec
 
@@ -50,7 +51,7 @@ def choose(
                 f"dns = {server!r}: not an address that a guest can reach",
                 hint="give IPv4 or IPv6 addresses of DNS servers, none on a loopback",
             )
-    found = discover(ipv4=ipv4, ipv6=ipv6)
+    found = _discover(ipv4, ipv6)
     search = spec.search or found.search
     if asked:
         return Resolvers(asked, search)
@@ -61,6 +62,11 @@ def choose(
             microvm_id,
         )
     return Resolvers(found.servers, search, found.loopback)
+
+
+@recent.remembered
+def _discover(ipv4: bool, ipv6: bool) -> Resolvers:
+    return discover(ipv4=ipv4, ipv6=ipv6)
 
 
 def discover(*, ipv4: bool, ipv6: bool, files: Iterable[Path] = FILES) -> Resolvers:

@@ -30,8 +30,12 @@ def tag(microvm_id: str) -> str:
 
 def untag(text: str) -> str:
     """The microVM's id if `text` is a tag of this instance, else an empty string."""
+    return _untag(text, str(paths.run_dir()))
+
+
+def _untag(text: str, own_run_dir: str) -> str:
     microvm_id, _, run_dir = text.partition("@")
-    return microvm_id if (run_dir or _DEFAULT_RUN_DIR) == str(paths.run_dir()) else ""
+    return microvm_id if (run_dir or _DEFAULT_RUN_DIR) == own_run_dir else ""
 
 
 def acquire(microvm_id: str) -> int:
@@ -79,9 +83,13 @@ def owners() -> dict[int, str]:
         names = os.listdir(directory)
     except FileNotFoundError:
         return found
+    place, own = (
+        str(directory),
+        str(paths.run_dir()),
+    )  # no Path per slot: with hundreds of them it shows
     for name in names:
         try:
-            holder = os.readlink(directory / name)
+            holder = os.readlink(f"{place}/{name}")
         except FileNotFoundError:
             continue
         except OSError as exc:
@@ -89,6 +97,6 @@ def owners() -> dict[int, str]:
                 f"{directory / name} is no link that names a slot's holder",
                 hint=f"remove {directory / name}",
             ) from exc
-        if name.isdecimal() and (microvm_id := untag(holder)):
+        if name.isdecimal() and (microvm_id := _untag(holder, own)):
             found[int(name)] = microvm_id
     return found

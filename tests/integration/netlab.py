@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from hypercore import _tap, network, resolver, slots
+from hypercore import _tap, network, recent, resolver, slots
 from hypercore.config import HostConfig
 from hypercore.proto.agent_pb import Interface
 from hypercore.spec import NetworkSpec
@@ -59,6 +59,7 @@ def inside(netns_fd: int) -> Iterator[None]:
 @contextlib.contextmanager
 def namespace() -> Iterator[int]:
     """fd of a new network namespace whose loopback is up; it ends with the fd."""
+    recent.forget()  # of a namespace that has ended and had this one's inode
     back = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         _check(_libc.unshare(_CLONE_NEWNET), "unshare")
