@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ _SLOT = 32
 _XATTR_HEADER = 12
 _XATTR_ENTRY = struct.Struct("<BBH")
 _XATTR_INDEXES = (("user.", 1), ("trusted.", 4), ("security.", 6))
+_OVERLAY = "trusted.overlay."
 _TYPES = {
     stat.S_IFREG: 1,
     stat.S_IFDIR: 2,
@@ -61,6 +62,8 @@ class _Inode:
     size: int = 0
     links: int = 1
     xattrs: bytes = b""
+    opaque: bool = False
+    """an overlay's directory that hides those below it"""
     target: bytes = b""
     entries: "dict[bytes, _Inode]" = field(default_factory=dict)
     parent: "_Inode | None" = None
@@ -70,6 +73,11 @@ class _Inode:
     @property
     def is_dir(self) -> bool:
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_whiteout(self) -> bool:
+        """An overlay's mark that what is below it is not there."""
+        return stat.S_ISCHR(self.mode) and self.rdev == 0
 
     @property
     def blocks(self) -> int:
@@ -96,19 +104,80 @@ def write(image: Path, sources: Sequence[tuple[str, Path]], *, max_bytes: int) -
     _write_tree(image, root)
 
 
-def write_directory(image: Path, directory: Path, *, max_bytes: int) -> None:
-    """Write `image`, a new file, whose root is `directory`. See write."""
-    root = _Tree(max_bytes).source(directory, None)
-    if not root.is_dir:
-        raise InvalidArgument(f"{directory} is no directory")
+def write_layers(image: Path, directories: Sequence[Path], *, max_bytes: int) -> None:
+    """Write `image`, a new file, whose root is what overlayfs makes of `directories`. See write.
+
+    Args:
+        directories: as in overlayfs's lowerdir, the topmost first; or one, as it is.
+
+    Raises:
+        InvalidArgument: as write; also where a layer refers to another's files, or has another
+            filesystem mounted in it.
+    """
+    tree = _Tree(max_bytes, layers=True)
+    root: _Inode | None = None
+    for directory in directories:
+        layer = tree.source(directory, None)
+        if not layer.is_dir:
+            raise InvalidArgument(f"{directory} is no directory")
+        if root is None:
+            root = layer
+        else:
+            _merge(root, layer)
+    if root is None:
+        raise InvalidArgument("no directory is given")
+    _finish_merge(root)
     _write_tree(image, root)
 
 
-class _Tree:
-    """The look at the host's files; counts what it has seen."""
+def _merge(upper: _Inode, lower: _Inode) -> None:
+    """Put `lower` under `upper`, both directories; what hides stays, for layers still below."""
+    waiting = [(upper, lower)]
+    while waiting:
+        upper, lower = waiting.pop()
+        if upper.opaque:
+            continue
+        for name, below in lower.entries.items():
+            above = upper.entries.get(name)
+            if above is None:
+                upper.entries[name] = below
+                below.parent = upper
+            elif above.is_dir and below.is_dir:
+                waiting.append((above, below))
+            elif above.is_dir:
+                above.opaque = True  # a file ends what merges with it from further below
+        upper.opaque = lower.opaque
 
-    def __init__(self, max_bytes: int) -> None:
+
+def _finish_merge(root: _Inode) -> None:
+    """Drop whiteouts and count links anew."""
+    counts: dict[int, int] = {}
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
+        gone = [name for name, child in directory.entries.items() if child.is_whiteout]
+        for name in gone:
+            del directory.entries[name]
+        children = directory.entries.values()
+        directory.links = 2 + sum(child.is_dir for child in children)
+        for child in children:
+            if child.is_dir:
+                waiting.append(child)
+            else:
+                counts[id(child)] = counts.get(id(child), 0) + 1
+                child.links = counts[id(child)]
+
+
+class _Tree:
+    """The look at the host's files; counts what it has seen.
+
+    Args:
+        layers: the sources are an overlay's, and each lies on one filesystem.
+    """
+
+    def __init__(self, max_bytes: int, *, layers: bool = False) -> None:
         self._max_bytes = max_bytes
+        self._layers = layers
         self._bytes = 0
         self._inodes = 0
         self._known: dict[tuple[int, int], _Inode] = {}
@@ -121,6 +190,8 @@ class _Tree:
             waiting = [top]
             while waiting:
                 directory = waiting.pop()
+                if self._layers and directory.identity[0] != top.identity[0]:
+                    raise InvalidArgument(f"{directory.path} is a mount in {path}")
                 if directory.is_dir:
                     waiting += self._fill(directory)
         except FileNotFoundError as exc:
@@ -167,8 +238,8 @@ class _Tree:
             status.st_mtime_ns,
             status.st_rdev,
             parent=parent,
-            xattrs=_xattrs(fd),
         )
+        self._take_xattrs(made, fd)
         if stat.S_ISLNK(made.mode):
             made.target = os.fsencode(os.readlink("", dir_fd=fd))
             made.size = len(made.target)
@@ -182,22 +253,35 @@ class _Tree:
             )
         return made
 
+    def _take_xattrs(self, made: _Inode, fd: int) -> None:
+        xattrs = _xattrs(fd)
+        if self._layers:
+            for name in [name for name in xattrs if name.startswith(_OVERLAY)]:
+                value = xattrs.pop(name)
+                if name in (f"{_OVERLAY}redirect", f"{_OVERLAY}metacopy"):
+                    raise InvalidArgument(f"{made.path} has its data in another layer ({name})")
+                if name == f"{_OVERLAY}opaque" and value == b"y":
+                    made.opaque = True
+        made.xattrs = _pack_xattrs(xattrs)
 
-def _xattrs(fd: int) -> bytes:
-    """The extended attributes as they follow the inode; empty without any."""
-    packed = b""
+
+def _xattrs(fd: int) -> dict[str, bytes]:
     path = f"/proc/self/fd/{fd}"  # the calls that take an fd refuse one of O_PATH
     try:
-        names = os.listxattr(path)
-        for name in names:
-            for prefix, index in _XATTR_INDEXES:
-                if name.startswith(prefix):
-                    short = os.fsencode(name[len(prefix) :])
-                    value = os.getxattr(path, name)
-                    entry = _XATTR_ENTRY.pack(len(short), index, len(value)) + short + value
-                    packed += entry + bytes(-len(entry) % 4)
+        return {name: os.getxattr(path, name) for name in os.listxattr(path)}
     except OSError:
-        return b""  # a filesystem without them, or one that lost its right to tell
+        return {}  # a filesystem without them, or one that lost its right to tell
+
+
+def _pack_xattrs(xattrs: Mapping[str, bytes]) -> bytes:
+    """The extended attributes as they follow the inode; empty without any."""
+    packed = b""
+    for name, value in xattrs.items():
+        for prefix, index in _XATTR_INDEXES:
+            if name.startswith(prefix):
+                short = os.fsencode(name[len(prefix) :])
+                entry = _XATTR_ENTRY.pack(len(short), index, len(value)) + short + value
+                packed += entry + bytes(-len(entry) % 4)
     return bytes(_XATTR_HEADER) + packed if packed else b""
 
 

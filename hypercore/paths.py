@@ -136,7 +136,9 @@ class MicroVMPaths:
 
     @property
     def layers(self) -> Path:
-        """The layers of the root, one after the other, when they are too many for disks."""
+        """The root's layers: one after the other where they are too many for disks, or what the
+        host's directories show.
+        """
         return self.data / "layers.img"
 
     @property

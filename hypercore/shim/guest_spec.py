@@ -16,6 +16,8 @@ from hypercore.errors import InvalidArgument, from_os_error
 from hypercore.proto.agent_pb import InjectedFile
 from hypercore.shim.binds import HostBind
 from hypercore.shim.forward import HostSocket
+from hypercore.shim.hooks import Hook
+from hypercore.shim.hooks import parse as parse_hooks
 
 GUEST_OCI_VERSION = "1.0.2"
 """crun before 1.9 refuses later ones ("unknown version specified")."""
@@ -29,10 +31,6 @@ AF_VSOCK = 40
 EAFNOSUPPORT, ENOSYS = 97, 38
 
 _NAMESPACES = frozenset({"pid", "ipc", "uts", "mount", "cgroup", "user", "time"})
-_HOOKS = (
-    *("prestart", "createRuntime", "createContainer"),
-    *("startContainer", "poststart", "poststop"),
-)
 _PROCESS_DROPPED = ("apparmorProfile", "selinuxLabel", "oomScoreAdj")
 _BIND_DROPPED = (
     *("bind", "rbind", "ro", "rw"),
@@ -52,6 +50,9 @@ class GuestSpec:
     files: tuple[InjectedFile, ...]
     binds: tuple[HostBind, ...] = ()
     sockets: tuple[HostSocket, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    """for the host"""
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
@@ -62,9 +63,12 @@ def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
     """
     linux = dict(config.get("linux") or {})
     hooks = config.get("hooks") or {}
-    for name in _HOOKS:
-        if hooks.get(name):
-            raise InvalidArgument(f"config.json: hooks.{name} is not supported")
+    if hooks.get("createContainer"):
+        raise InvalidArgument(
+            "config.json: hooks.createContainer is a program of the host for the container's "
+            "namespaces, which are a guest's: it is not supported",
+            hint="createRuntime runs on the host, startContainer in the container",
+        )
     for name in ("vm", "windows", "solaris"):
         if name in config:
             raise InvalidArgument(f"config.json has a section {name!r}: it is not for Linux")
@@ -84,10 +88,19 @@ def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
         "mounts": mounts.kept,
         "linux": linux,
     }
+    if hooks.get("startContainer"):
+        result["hooks"] = {"startContainer": hooks["startContainer"]}
     for name in ("hostname", "domainname"):
         if config.get(name):
             result[name] = config[name]
-    return GuestSpec(result, tuple(mounts.files), tuple(mounts.binds), tuple(mounts.sockets))
+    return GuestSpec(
+        result,
+        tuple(mounts.files),
+        tuple(mounts.binds),
+        tuple(mounts.sockets),
+        parse_hooks(hooks),
+        dict(config.get("annotations") or {}),
+    )
 
 
 def memory_mib(config: Mapping[str, Any], default_mib: int) -> int:

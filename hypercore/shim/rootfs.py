@@ -5,14 +5,15 @@ get a private disk over them, unless the container's root is read-only as well.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hypercore import block, copying
 from hypercore.errors import InvalidArgument, from_os_error
 from hypercore.paths import MicroVMPaths
 from hypercore.proto.types_pb import Mount
-from hypercore.shim import rootfs_layers
+from hypercore.shim import rootfs_dirs, rootfs_layers
 from hypercore.spec import Disk, RootDisks
 
 LOWER_SERIAL = "hcroot"
@@ -57,12 +58,25 @@ def root_disks(
         if "ro" not in mounts[0].options:
             return RootDisks(writable=_disk(mounts[0], LOWER_SERIAL, read_only=False))
         lower = (_disk(mounts[0], LOWER_SERIAL, read_only=True),)
+    elif (directories := rootfs_dirs.parse(mounts)) is not None:
+        lower = (rootfs_dirs.disk(directories, paths.layers, LOWER_SERIAL),)
     else:
         shown = ", ".join(f"{m.type} {m.source}" for m in mounts)
         raise InvalidArgument(f"rootfs of mounts a microVM cannot take: {shown}", hint=_HINT)
     if read_only:
         return RootDisks(read_only=lower)
     return RootDisks(read_only=lower, writable=_private_upper(paths.upper, upper_size_mib))
+
+
+def of_bundle(bundle: Path, config: Mapping[str, Any]) -> list[Mount]:
+    """A client that hands no mounts over has put the root where config.json says."""
+    root = Path((config.get("root") or {}).get("path") or "rootfs")
+    where = bundle / root
+    try:
+        empty = not os.listdir(where)
+    except OSError:
+        empty = True  # root_disks says what is missing
+    return [] if empty else [Mount(type="bind", source=str(where), options=["rbind"])]
 
 
 def _disk(mount: Mount, serial: str, *, read_only: bool) -> Disk:

@@ -34,7 +34,16 @@ from hypercore.microvm import MicroVM
 from hypercore.proto import agent_pb
 from hypercore.proto import task_events_pb as events
 from hypercore.proto.task_pb import CreateTaskRequest, ExecProcessRequest
-from hypercore.shim import binds, create_request, forward, guest_spec, records, remover, rootfs
+from hypercore.shim import (
+    binds,
+    create_request,
+    forward,
+    guest_spec,
+    hooks,
+    records,
+    remover,
+    rootfs,
+)
 from hypercore.shim.events import timestamp
 from hypercore.shim.host import Host
 from hypercore.shim.process import KILLED, Exit, Process, State
@@ -80,6 +89,7 @@ class Task:
         self._microvm: MicroVM | None = None
         self._guest: guest_spec.GuestSpec | None = None
         self._sockets: list[agent_pb.ForwardedSocket] = []
+        self._config: guest_spec.Document = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """done once the agent has said how init ended, or cannot any more"""
@@ -125,7 +135,7 @@ class Task:
         On failure, cancellation included, nothing is left; a stranger's data directory neither.
         """
         request = self._request
-        config = guest_spec.load(self.bundle)
+        config = self._config = guest_spec.load(self.bundle)
         annotations = config.get("annotations") or {}
         spec = from_annotations(self.paths.microvm_id, annotations)
         if f"{ANNOTATION_PREFIX}memory" not in annotations:
@@ -142,6 +152,9 @@ class Task:
             with self._timed("disks"):
                 disks = await _in_thread(self._prepare_data, request)
             pid = await self._boot(spec, disks, undo)
+            await hooks.run(
+                self._guest.hooks, hooks.BEFORE_CREATE, self._hook_state("creating", pid)
+            )
             with self._timed("create"):
                 self.init.io = await self._open_io(self.init)
                 undo.callback(self.init.io.close)
@@ -180,7 +193,7 @@ class Task:
         bound = self._guest.binds
         disk = binds.disk(bound, self.paths.binds) if bound else None
         root = rootfs.root_disks(
-            request.rootfs,
+            request.rootfs or rootfs.of_bundle(self.bundle, self._config),
             read_only=self._guest.config["root"]["readonly"],
             paths=self.paths,
             upper_size_mib=self.host.config.upper_size_mib,
@@ -265,6 +278,9 @@ class Task:
                 await self.agent.start(self.id)
             self.init.advance(State.RUNNING)
             self._publish(events.TaskStart(container_id=self.id, pid=self.init.pid))
+            assert self._guest is not None
+            state = self._hook_state("running", self.init.pid)
+            await hooks.run_all(self._guest.hooks, hooks.AFTER_START, state)
         except Unavailable as exc:
             raise await self._explain(exc) from exc
         finally:
@@ -547,6 +563,8 @@ class Task:
             await self._microvm.kill()
         end = await asyncio.shield(self.init.exited)
         self.forget()
+        assert self._guest is not None
+        await hooks.run_all(self._guest.hooks, hooks.AFTER_STOP, self._hook_state("stopped", 0))
         await asyncio.to_thread(self._remove_files)
         self._publish(
             events.TaskDelete(
@@ -575,6 +593,18 @@ class Task:
             self._forget_io(process)
 
     # -- small things
+
+    def _hook_state(self, status: str, pid: int) -> dict[str, object]:
+        """What OCI hooks get on their stdin."""
+        assert self._guest is not None
+        return {
+            "ociVersion": guest_spec.GUEST_OCI_VERSION,
+            "id": self.id,
+            "status": status,
+            "pid": pid,
+            "bundle": str(self.bundle),
+            "annotations": self._guest.annotations,
+        }
 
     def _publish(self, event: Any) -> None:
         self.host.publisher.publish(event)

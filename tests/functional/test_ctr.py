@@ -326,12 +326,20 @@ def test_a_bound_device_is_refused_by_name(ctr: Ctr) -> None:
     ctr("containers", "rm", "b2")
 
 
-def test_another_snapshotter_is_refused_with_the_way_out(ctr: Ctr, shell_archive: Path) -> None:
-    ctr("image", "import", "--snapshotter", "native", str(shell_archive))
-    runtime = ("--snapshotter", "native", "--runtime", "io.containerd.hypercore.v1")
-    done = ctr("run", "--rm", *runtime, SHELL_REF, "n1", "true", timeout=BOOT_DEADLINE_S)
-    assert b"--snapshotter blockfile" in done.stderr
-    ctr("containers", "rm", "n1")
+def test_a_root_of_host_directories_is_a_copy(ctr: Ctr) -> None:
+    """overlayfs, ctr's default, hands over an overlay of directories."""
+    runtime = ("--snapshotter", "overlayfs", "--runtime", "io.containerd.hypercore.v1")
+    script = "echo new >/written; cat /written; exit 3"
+    args = ("run", *runtime, SHELL_REF, "n1", "sh", "-c", script)
+    done = ctr(*args, timeout=BOOT_DEADLINE_S)
+    try:
+        assert (done.returncode, done.stdout) == (3, b"new\n"), done.stderr
+        listed = ctr("snapshot", "--snapshotter", "overlayfs", "mounts", "/x", "n1").stdout
+        upper = re.search(rb"upperdir=([^, ]+)", listed)
+        assert upper, listed
+        assert not os.listdir(upper[1])  # nothing of it has come back to the host
+    finally:
+        ctr("containers", "rm", "n1")
 
 
 @pytest.fixture(scope="module")

@@ -78,14 +78,14 @@ def source(tmp_path: Path) -> Path:
     os.utime(top / "data", ns=(0, 1_000_000_000_123_456_789))
     os.setxattr(top / "many", "user.long", b"v" * 1000)
     os.setxattr(top / "many", "user.short", b"")
-    os.setxattr(top / "data", "trusted.overlay.opaque", b"y")
-    os.setxattr(top / "link", "trusted.own", b"the link's, not its target's", follow_symlinks=False)
+    os.setxattr(top / "data", "trusted.opaque", b"y")
+    os.setxattr(top / "link", "trusted.own", b"of the link", follow_symlinks=False)
     return top
 
 
 def test_the_kernel_finds_all_that_was_there(source: Path, tmp_path: Path):
     image = tmp_path / "x.erofs"
-    erofs.write_directory(image, source, max_bytes=64 * MIB)
+    erofs.write_layers(image, [source], max_bytes=64 * MIB)
     with mounted(image) as seen:
         assert tree(seen) == tree(source)
     assert image.stat().st_blocks * 512 < 4 * MIB  # holes stay holes
@@ -106,7 +106,7 @@ def test_several_sources_get_names_and_links_are_followed_only_at_the_top(
 
 def test_its_size_is_what_its_superblock_says(source: Path, tmp_path: Path):
     image = tmp_path / "x.erofs"
-    erofs.write_directory(image, source, max_bytes=64 * MIB)
+    erofs.write_layers(image, [source], max_bytes=64 * MIB)
     fd = os.open(image, os.O_RDONLY)
     try:
         kind, block_size, size_bytes, _ = _blockio.probe_image(fd)
@@ -142,3 +142,69 @@ def test_a_link_put_in_the_way_while_copying_is_not_followed(
     with pytest.raises(InvalidArgument, match="was replaced while it was copied"):
         erofs._write_tree(image, root)
     assert not image.exists()
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> list[Path]:
+    """Three layers that hide from, merge with and replace each other in every way there is."""
+    top, middle, bottom = (tmp_path / name for name in ("top", "middle", "bottom"))
+    for layer in (top, middle, bottom):
+        (layer / "merged" / "deep").mkdir(parents=True)
+        (layer / "merged" / "deep" / layer.name).write_text(layer.name)
+        (layer / "same").write_text(f"of {layer.name}")
+    for name in ("removed", "removed dir", "opaque", "file over dir", "dir over file", "ended"):
+        where = bottom / name
+        if name == "dir over file":
+            where.write_text("below")
+        else:
+            where.mkdir()
+            (where / "below").write_text("below")
+    os.mknod(middle / "removed", 0o020000, 0)
+    os.mknod(top / "removed dir", 0o020000, 0)
+    (middle / "opaque").mkdir()
+    os.setxattr(middle / "opaque", "trusted.overlay.opaque", b"y")
+    (top / "opaque").mkdir()
+    (top / "opaque" / "above").write_text("above")
+    (top / "file over dir").write_text("above")
+    (top / "dir over file").mkdir()
+    (top / "ended").mkdir()
+    (middle / "ended").write_text("a file between directories")
+    os.link(bottom / "same", bottom / "linked")
+    os.setxattr(top / "merged", "trusted.overlay.origin", b"x")
+    os.setxattr(top / "merged", "user.kept", b"x")
+    return [top, middle, bottom]
+
+
+def test_layers_show_what_overlayfs_shows(layers: list[Path], tmp_path: Path):
+    image, where = tmp_path / "x.erofs", tmp_path / "overlay"
+    where.mkdir()
+    erofs.write_layers(image, layers, max_bytes=MIB)
+    options = "lowerdir=" + ":".join(map(str, layers))
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, where], check=True)
+
+    def seen(top: Path) -> list[tuple[object, ...]]:
+        """Without counts of links, which overlayfs gives otherwise."""
+        return [(*found[:6], *found[7:]) for found in tree(top)]
+
+    try:
+        with mounted(image) as ours:
+            assert seen(ours) == seen(where)
+            assert not (ours / "removed").exists()
+    finally:
+        subprocess.run(["umount", where], check=True)
+
+
+def test_a_mount_in_a_layer_is_refused(source: Path, tmp_path: Path):
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", source / "empty"], check=True)
+    try:
+        with pytest.raises(InvalidArgument, match=r"empty is a mount in"):
+            erofs.write_layers(tmp_path / "x.erofs", [source], max_bytes=64 * MIB)
+    finally:
+        subprocess.run(["umount", source / "empty"], check=True)
+
+
+@pytest.mark.parametrize("name", ["redirect", "metacopy"])
+def test_data_in_other_layers_is_refused(name: str, layers: list[Path], tmp_path: Path):
+    os.setxattr(layers[0] / "merged", f"trusted.overlay.{name}", b"/x")
+    with pytest.raises(InvalidArgument, match=f"merged has its data.*{name}"):
+        erofs.write_layers(tmp_path / "x.erofs", layers, max_bytes=MIB)

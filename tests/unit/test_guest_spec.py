@@ -8,6 +8,7 @@ import pytest
 from hypercore.errors import InvalidArgument, NotFound
 from hypercore.shim import guest_spec
 from hypercore.shim.binds import HostBind
+from hypercore.shim.hooks import Hook
 
 CONFIG = {
     "ociVersion": "1.2.0",
@@ -120,10 +121,28 @@ def test_network_files():
     assert b"127.0.1.1\tbox\n" in hosts.content
 
 
-@pytest.mark.parametrize("name", ["prestart", "poststop", "startContainer"])
-def test_hooks_are_refused(name):
-    with pytest.raises(InvalidArgument, match=f"hooks.{name}"):
-        translated(hooks={name: [{"path": "/bin/true"}]})
+def test_hooks_run_where_they_belong():
+    given = {"path": "/bin/x", "args": ["x", "y"], "env": ["A=b=c"], "timeout": 3}
+    kinds = ("poststop", "prestart", "startContainer", "createRuntime")
+    hooked = {**CONFIG, "hooks": {kind: [given] for kind in kinds}}
+    spec = guest_spec.translate(hooked, "abc")
+    assert spec.config["hooks"] == {"startContainer": [given]}
+    assert [hook.kind for hook in spec.hooks] == ["prestart", "createRuntime", "poststop"]
+    assert spec.hooks[0] == Hook("prestart", "/bin/x", ("x", "y"), ("A=b=c",), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "hook", "complaint"),
+    [
+        ("createContainer", {"path": "/bin/true"}, r"hooks.createContainer .* not supported"),
+        ("prestart", {"path": "true"}, r"hooks.prestart\[0\]: path 'true'"),
+        ("poststop", {"path": "/x", "timeout": 0}, r"hooks.poststop\[0\]: timeout 0"),
+        ("poststart", {"path": "/x", "args": [1]}, r"hooks.poststart\[0\]: args and env"),
+    ],
+)
+def test_hooks_that_are_refused(name, hook, complaint):
+    with pytest.raises(InvalidArgument, match=complaint):
+        translated(hooks={name: [hook]})
 
 
 def test_windows_is_refused():

@@ -9,7 +9,7 @@ from hypercore import erofs
 from hypercore.errors import InvalidArgument
 from hypercore.paths import MicroVMPaths
 from hypercore.proto.types_pb import Mount
-from hypercore.shim import binds, rootfs, rootfs_layers
+from hypercore.shim import binds, rootfs, rootfs_dirs, rootfs_layers
 from hypercore.spec import Disk
 
 MKDIR = ["X-containerd.mkdir.path={{ mount 0 }}/upper:0755"]
@@ -128,6 +128,58 @@ def test_many_layers_are_packed_into_one_disk(made, tmp_path):
     many = [A] * 256 + [overlay("lowerdir={{ overlay 0 255 }}")]
     with pytest.raises(InvalidArgument, match="256 erofs layers: a microVM takes 255"):
         rootfs.root_disks(many, read_only=True, paths=made, upper_size_mib=16)
+
+
+@pytest.mark.parametrize(
+    ("mount", "directories"),
+    [
+        (image("bind", "/a/b", "rbind", "ro"), ["/a/b"]),
+        (image("", "/a/b", "rbind", "rw"), ["/a/b"]),
+        (
+            image("overlay", "overlay", "workdir=/w", "upperdir=/u", "lowerdir=/a:/b"),
+            ["/u", "/a", "/b"],
+        ),
+        (image("overlay", "overlay", "index=off", "lowerdir=/a\\:x:/b"), ["/a:x", "/b"]),
+        (image("ext4", "/a", "loop", "ro"), None),
+    ],
+)
+def test_directories_of_the_host(mount, directories):
+    found = rootfs_dirs.parse([mount])
+    assert found == (None if directories is None else tuple(map(Path, directories)))
+    assert rootfs_dirs.parse([mount, mount]) is None
+
+
+@pytest.mark.parametrize(
+    ("mount", "complaint"),
+    [
+        (image("overlay", "overlay", "lowerdir=/a", "userxattr"), "userxattr"),
+        (image("overlay", "overlay", "lowerdir=/a", "metacopy=on"), "metacopy=on"),
+        (image("overlay", "overlay", "lowerdir=a"), "'a' is no absolute path"),
+        (image("overlay", "overlay", "workdir=/w"), "without lowerdir"),
+        (image("bind", "rel", "rbind"), "'rel' is no absolute path"),
+        (image("bind", "/a", "rbind", "X-mount.idmap=x"), "X-mount.idmap=x"),
+    ],
+)
+def test_directories_a_copy_would_not_be_are_refused(mount, complaint):
+    with pytest.raises(InvalidArgument, match=complaint):
+        rootfs_dirs.parse([mount])
+
+
+def test_directories_become_one_image_under_a_private_disk(made, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    options = f"lowerdir={tmp_path}/a:{tmp_path}/b"
+    for _ in range(2):  # a later start of the same container makes it anew
+        found = rootfs.root_disks(
+            [image("overlay", "overlay", options)], read_only=False, paths=made, upper_size_mib=16
+        )
+    assert found.read_only == (Disk(made.layers, "hcroot", read_only=True, fs_type="erofs"),)
+    assert found.writable == Disk(made.upper, "hcupper", read_only=False)
+    with pytest.raises(InvalidArgument, match=r"rootfs /nosuch: /nosuch does not exist"):
+        rootfs.root_disks(
+            [image("bind", "/nosuch", "rbind")], read_only=False, paths=made, upper_size_mib=16
+        )
 
 
 def test_binds_are_copied_into_one_read_only_disk(made, tmp_path):
