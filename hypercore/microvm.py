@@ -123,6 +123,7 @@ class MicroVM:
         self._chosen: Chosen | None = None
         self._uid = -1
         self._claim = ""
+        self._cut_off = False
         self.lost = False
         self._owned = contextlib.AsyncExitStack()
         self._deleting: asyncio.Task[None] | None = None
@@ -210,10 +211,17 @@ class MicroVM:
         await chosen.provider.resume(chosen.boot, deadline)
         if self.state == State.PAUSED:
             self._advance(State.RUNNING)
-        await self.agent.set_clock()
+        if self._cut_off:
+            self._cut_off = False
+            await self._reconnect(chosen)
+        else:
+            await self.agent.set_clock()
 
     async def take_snapshot(self, directory: Path) -> None:
         """Write the paused guest and its private disks into the new `directory`; it stays paused.
+
+        Connections to the guest end with it, stdio streams among them: a VMM that saves its state
+        cannot save those. `resume` reaches the agent anew.
 
         Raises:
             InvalidArgument: the provider cannot.
@@ -221,6 +229,7 @@ class MicroVM:
             HypercoreError: the VMM refused, or the disk is full; nothing is left then.
         """
         chosen = self._require_feature(State.PAUSED, Feature.SNAPSHOT, "take a VM snapshot")
+        self._cut_off = True
         deadline = asyncio.get_running_loop().time() + SNAPSHOT_TIMEOUT_S
         await vm_snapshot.take(
             chosen.provider, chosen.boot, self._uid, self._origin(chosen), directory, deadline
@@ -374,6 +383,7 @@ class MicroVM:
 
     def _make_directories(self) -> None:
         """The making of vmm_dir decides which of two microVMs of one id may go on."""
+        vm_features.check_sockets(self.files)
         try:
             for directory in (self.files.data, self.files.run):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -548,6 +558,15 @@ class MicroVM:
                 )
             except Unavailable:  # its driver learns of the new VMM with its first interrupts
                 await asyncio.sleep(DIAL_PAUSE_S)
+
+    async def _reconnect(self, chosen: Chosen) -> None:
+        connection = await self._group.unless_exited(
+            self._dial_agent(),
+            asyncio.get_running_loop().time() + STREAM_TIMEOUT_S,
+            f"its agent was not reached again within {STREAM_TIMEOUT_S:g} s",
+        )
+        self.agent.close()
+        await self._say_hello(chosen.provider, connection)
 
     def _origin(self, chosen: Chosen) -> vm_snapshot.Origin:
         addresses = [a for interface in self.attachment.interfaces for a in interface.addresses]

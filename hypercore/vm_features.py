@@ -3,9 +3,10 @@
 A refusal names the providers that can. Nothing here talks to a VMM.
 """
 
+import os
 from pathlib import Path
 
-from hypercore import providers
+from hypercore import paths, providers, vsock
 from hypercore.errors import InvalidArgument, from_os_error
 from hypercore.providers.base import Feature, Provider
 from hypercore.spec import HardwareSpec
@@ -47,6 +48,20 @@ def check(provider: Provider, hardware: HardwareSpec, kernel_path: Path) -> None
             f"boot a bzImage (hardware.kernel = {str(kernel_path)!r})",
             hint="give it the vmlinux that scripts/extract-vmlinux of the kernel's sources takes"
             " out of it",
+        )
+
+
+def check_sockets(files: paths.MicroVMPaths) -> None:
+    """Refuse directories so deep that the VMM's sockets would have no room for their names.
+
+    Raises:
+        InvalidArgument: names the longest of them.
+    """
+    longest = files.vsock_listener(vsock.CONTROL_PORT)
+    if (size := len(os.fsencode(longest))) > paths.MAX_SOCKET_PATH:
+        raise InvalidArgument(
+            f"the socket path {longest} has {size} bytes, more than {paths.MAX_SOCKET_PATH}",
+            hint="choose a shorter run directory: HYPERCORE_RUN_DIR",
         )
 
 
