@@ -91,7 +91,8 @@ test-builds: build ## the Cython rooms with asserts and with sanitizers, in copi
 	$(AS_ROOT) scripts/test_builds.sh
 
 .PHONY: soak
-soak: setup ## the long counts; SEED=n replays a run, SPAWNS=n changes its length
+soak: setup ## the long counts; SEED=n replays a run, SPAWNS=n and DENSITY=n change its length
+	$(AS_ROOT) $(PY) -m tests.soak_density $(if $(DENSITY),--count $(DENSITY))
 	$(AS_ROOT) $(PY) -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(SPAWNS),--spawns $(SPAWNS))
 
 .PHONY: bench
