@@ -20,6 +20,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -249,6 +250,7 @@ def run(command: Sequence[str], timeout_s: float, console: Path) -> int:
     with job_image(command, mark) as job:
         _say(f"disk made in {time.monotonic() - begun:.0f} s; starting L1")
         argv = [
+            *("setpriv", "--pdeathsig", "KILL"),
             *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,+svm"),
             *("-smp", "2", "-m", str(MEMORY_MIB), "-nodefaults", "-no-user-config"),
             *("-display", "none", "-no-reboot", "-kernel", str(lab.kernel)),
@@ -303,6 +305,7 @@ def main() -> int:
     for program, package in PROGRAMS.items():
         if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
             parser.error(f"the lab needs {program}: apt-get install {package}")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     status = run(options.command, options.timeout, options.console)
     if status == FAILED:
         text = options.console.read_text(errors="replace")
