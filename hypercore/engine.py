@@ -29,13 +29,14 @@ from hypercore import (
     logs,
     oci,
     paths,
+    phases,
     ports,
 )
 from hypercore.attach import ExitStatus
 from hypercore.config import HostConfig
 from hypercore.config import load as load_config
 from hypercore.containerd import containers, images, leases, snapshots, tasks
-from hypercore.containerd.client import Client
+from hypercore.containerd.client import Client, waits
 from hypercore.containerd.progress import ProgressCallback
 from hypercore.errors import (
     AlreadyExists,
@@ -72,6 +73,8 @@ class Spawned:
     """with every default filled in"""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     """the engine's phases; `timings` adds the shim server's"""
+    waited_ms: float = 0.0
+    """what of them was spent waiting for containerd, and through it for the shim server"""
 
 
 class Engine:
@@ -164,35 +167,49 @@ class Engine:
             VmmError: the guest did not come up.
         """
         clock = Clock()
-        await self.containerd_version()
-        spec = await self.resolve(spec)
-        if unique_name and spec.name:
-            await self._require_free_name(spec.name)
-        await asyncio.to_thread(ports.check_free, spec.network.ports)
-        clock.lap("resolve")
-        microvm_id = str(uuid.uuid4())
-        if resolved is not None:
-            resolved(microvm_id, spec)
-        where = paths.MicroVMPaths(paths.microvm_id(self.client.namespace, microvm_id))
-        async with engine_cleanup.spawn_lock(where), AsyncExitStack() as undo:
-            undo.push_async_callback(engine_cleanup.discard_state, where)
-            if spec.unikernel is not None:
-                mounts: Sequence[Mount] = ()
-                await engine_unikernel.create_container(
-                    self.client, microvm_id, spec, stdin=stdin, remove=remove, jail=jail, undo=undo
-                )
-            else:
-                mounts = await self._create_rooted(
-                    microvm_id, spec, undo, clock, progress, stdin=stdin, remove=remove, jail=jail
-                )
-            clock.lap("container")
-            undo.push_async_callback(engine_cleanup.end_task_quietly, self.client, microvm_id)
-            await self._create_task(microvm_id, mounts, spec.workload.tty, stdin)
-            clock.lap("task create")
-            await self._start_task(microvm_id)
-            clock.lap("task start")
-            undo.pop_all()
-        return Spawned(microvm_id, spec.provider, spec, clock.laps_ms)
+        with waits() as waited_s:
+            await self.containerd_version()
+            spec = await self.resolve(spec)
+            if unique_name and spec.name:
+                await self._require_free_name(spec.name)
+            await asyncio.to_thread(ports.check_free, spec.network.ports)
+            clock.lap("resolve")
+            microvm_id = str(uuid.uuid4())
+            if resolved is not None:
+                resolved(microvm_id, spec)
+            where = paths.MicroVMPaths(paths.microvm_id(self.client.namespace, microvm_id))
+            async with engine_cleanup.spawn_lock(where), AsyncExitStack() as undo:
+                undo.push_async_callback(engine_cleanup.discard_state, where)
+                if spec.unikernel is not None:
+                    mounts: Sequence[Mount] = ()
+                    await engine_unikernel.create_container(
+                        self.client,
+                        microvm_id,
+                        spec,
+                        stdin=stdin,
+                        remove=remove,
+                        jail=jail,
+                        undo=undo,
+                    )
+                else:
+                    mounts = await self._create_rooted(
+                        microvm_id,
+                        spec,
+                        undo,
+                        clock,
+                        progress,
+                        stdin=stdin,
+                        remove=remove,
+                        jail=jail,
+                    )
+                clock.lap("container")
+                undo.push_async_callback(engine_cleanup.end_task_quietly, self.client, microvm_id)
+                await self._create_task(microvm_id, mounts, spec.workload.tty, stdin)
+                clock.lap("task create")
+                await self._start_task(microvm_id)
+                clock.lap("task start")
+                undo.pop_all()
+        return Spawned(microvm_id, spec.provider, spec, clock.laps_ms, 1000 * sum(waited_s))
 
     async def _create_rooted(
         self,
@@ -548,9 +565,11 @@ class Engine:
         }[source]
 
     def timings(self, spawned: Spawned) -> dict[str, dict[str, float]]:
-        """Milliseconds by phase, of the engine and of the shim server."""
+        """Milliseconds by phase: "engine", "shim", and what of both is "ours" (phases.py)."""
         where = paths.MicroVMPaths(paths.microvm_id(self.client.namespace, spawned.microvm_id))
-        return {"engine": dict(spawned.timings_ms)} | logs.timings(where)
+        shim = logs.timings(where)
+        ours = phases.ours(spawned.timings_ms, spawned.waited_ms, shim.get("shim", {}))
+        return {"engine": dict(spawned.timings_ms)} | shim | {"ours": ours}
 
     def attach(
         self,

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -270,6 +271,8 @@ async def _foreground(
     from hypercore.cli import signals, terminal
 
     interrupts: list[int] = []
+    output_ms: dict[str, float] = {}
+    begun = time.monotonic()
     leave = remove
     try:
         record = await engine.find(spawned.microvm_id)
@@ -288,14 +291,19 @@ async def _foreground(
         def attach(*fds: int | None) -> Any:
             return engine.attach(record, *fds)
 
-        status = await terminal.join(attach, local, on_signal=on_signal)
+        def first_output() -> None:
+            output_ms.setdefault("first output", (time.monotonic() - begun) * 1000)
+
+        status = await terminal.join(
+            attach, local, on_signal=on_signal, on_output=first_output if timings else None
+        )
     except terminal.Detached:
         leave = False
         notice(f"detached from {spawned.microvm_id}")
         return 0
     finally:
         if timings:
-            _print_timings(engine.timings(spawned))
+            _print_timings(engine.timings(spawned) | {"terminal": output_ms})
         if leave:
             with suppress(NotFound):  # the shim server removes what is left for it too long
                 await engine.remove(spawned.microvm_id, force=True)

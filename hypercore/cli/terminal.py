@@ -129,6 +129,7 @@ async def join(
     begin: Callable[[], Awaitable[None]] | None = None,
     leave: Leave | None = None,
     skip_bytes: Mapping[int, int] | None = None,
+    on_output: Callable[[], None] | None = None,
 ) -> ExitStatus:
     """Pass everything through until the process ends.
 
@@ -137,6 +138,7 @@ async def join(
         begin: awaited once attached, such as the start of the process.
         leave: lets the caller detach.
         skip_bytes: our fd → how many bytes of its stream are left out first.
+        on_output: called, from a thread, at the first bytes of each stream, or its end.
 
     Raises:
         Detached: by the detach keys.
@@ -165,9 +167,10 @@ async def join(
         )
         async with attached as connection, _signals(on_signal):
             close(stdin[0], stdout[1], stderr[1])
-            outputs = [_in_thread(_copy_out, give(stdout[0]), 1, skip.get(1, 0))]
+            outputs = [_in_thread(_copy_out, give(stdout[0]), 1, skip.get(1, 0), on_output)]
             if not local.tty:
-                outputs.append(_in_thread(_copy_out, give(stderr[0]), 2, skip.get(2, 0)))
+                err = _in_thread(_copy_out, give(stderr[0]), 2, skip.get(2, 0), on_output)
+                outputs.append(err)
             with _raw_mode(local.tty and local.stdin):
                 async with _resizing(connection, local.tty):
                     feeding = (
@@ -197,7 +200,7 @@ async def _first(
         waiting.cancel()
 
 
-def _in_thread(function: Callable[..., None], *args: int) -> "asyncio.Future[None]":
+def _in_thread(function: Callable[..., None], *args: object) -> "asyncio.Future[None]":
     """Run a blocking function in a daemon thread; the future is done when it returns."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -219,10 +222,14 @@ def _in_thread(function: Callable[..., None], *args: int) -> "asyncio.Future[Non
     return done
 
 
-def _copy_out(source_fd: int, target_fd: int, skip_bytes: int) -> None:
+def _copy_out(
+    source_fd: int, target_fd: int, skip_bytes: int, on_output: Callable[[], None] | None
+) -> None:
     """Copy until EOF and close the source. A reader of ours that went away ends it quietly."""
     splice = True
     try:
+        if on_output is not None and select.select((source_fd,), (), ()):
+            on_output()
         while skip_bytes > 0:
             skipped = os.read(source_fd, min(CHUNK_BYTES, skip_bytes))
             if not skipped:

@@ -8,8 +8,10 @@ import it where it is used.
 import asyncio
 import os
 import socket as sockets
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -36,6 +38,8 @@ EXCHANGE_TIMEOUT_S = 300.0
 
 START_HINT = "start it with `hypercore containerd start`"
 
+_waited_s: ContextVar[list[float] | None] = ContextVar("waited_s", default=None)
+
 M = TypeVar("M", bound=Message)
 _OPTIONS = [
     ("grpc.default_authority", "localhost"),  # grpc derives an invalid one from a socket path
@@ -49,6 +53,17 @@ class Service(Protocol):
     """A service class of a generated module."""
 
     NAME: ClassVar[str]
+
+
+@contextmanager
+def waits() -> Iterator[list[float]]:
+    """Collects how many seconds each unary call took that is made within, by this task."""
+    seen: list[float] = []
+    token = _waited_s.set(seen)
+    try:
+        yield seen
+    finally:
+        _waited_s.reset(token)
 
 
 class Client:
@@ -112,10 +127,14 @@ class Client:
             request_serializer=_encode,
             response_deserializer=reply.decode,
         )
+        begun = time.monotonic()
         try:
             answer: M = await call(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as exc:
             raise self._error(exc, service, method, timeout_s) from exc
+        finally:
+            if (waited_s := _waited_s.get()) is not None:
+                waited_s.append(time.monotonic() - begun)
         return answer
 
     async def stream(
