@@ -1,4 +1,4 @@
-"""The few rtnetlink requests the guest needs: links, addresses, default routes.
+"""The few rtnetlink requests the guest needs: links, addresses, routes, neighbours.
 
 Builds and sends; decides nothing. Formats: rtnetlink(7), linux/rtnetlink.h.
 """
@@ -7,13 +7,16 @@ import _socket
 import _struct
 import posix
 
-RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 18, 20, 24
+RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH = 16, 18, 20, 24, 28
 _NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 1, 4, 0x300
 _NLM_REPLACE_CREATE = 0x100 | 0x400
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_OIF, _RTA_GATEWAY = 4, 5
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_NDA_DST, _NDA_LLADDR = 1, 2
+_NUD_PERMANENT = 0x80
+_SCOPE_LINK = 253
 _IFF_UP = 1
 _IFA_F_NODAD = 2
 _RTNH_F_ONLINK = 4
@@ -56,15 +59,28 @@ def add_address(index, address, prefix):
     return message(RTM_NEWADDR, _NLM_ACK | _NLM_REPLACE_CREATE, body)
 
 
-def add_default_route(index, gateway):
-    """Request: a default route; the gateway need not be in the link's own subnet."""
-    family = _family(gateway)
+def add_route(index, destination, prefix, gateway):
+    """Request: a route; its gateway need not be in the link's own subnet, b"" is none at all."""
+    family = _family(destination)
+    scope = 0 if gateway or family != _socket.AF_INET else _SCOPE_LINK
+    flags = _RTNH_F_ONLINK if gateway else 0
     body = _struct.pack(
         "=BBBBBBBBI",
-        family, 0, 0, 0, _TABLE_MAIN, _PROTO_STATIC, 0, _TYPE_UNICAST, _RTNH_F_ONLINK,
+        family, prefix, 0, 0, _TABLE_MAIN, _PROTO_STATIC, scope, _TYPE_UNICAST, flags,
     )  # fmt: skip
-    body += attribute(_RTA_GATEWAY, gateway) + attribute(_RTA_OIF, _struct.pack("=i", index))
+    if prefix:
+        body += attribute(_RTA_DST, destination)
+    if gateway:
+        body += attribute(_RTA_GATEWAY, gateway)
+    body += attribute(_RTA_OIF, _struct.pack("=i", index))
     return message(RTM_NEWROUTE, _NLM_ACK | _NLM_REPLACE_CREATE, body)
+
+
+def add_neighbour(index, address, mac):
+    """Request: a neighbour that is known for good."""
+    body = _struct.pack("=BxxxiHBB", _family(address), index, _NUD_PERMANENT, 0, 0)
+    body += attribute(_NDA_DST, address) + attribute(_NDA_LLADDR, mac)
+    return message(RTM_NEWNEIGH, _NLM_ACK | _NLM_REPLACE_CREATE, body)
 
 
 def _family(address):

@@ -56,7 +56,17 @@ def _configure(link, index, old_name, interface):
         link.request(netlink.add_address(index, address, prefix), f"add {text} to {name}")
     for text in interface.gateways:
         gateway = parse_address(text)
-        link.request(netlink.add_default_route(index, gateway), f"add route via {text}")
+        anywhere = bytes(len(gateway))
+        link.request(netlink.add_route(index, anywhere, 0, gateway), f"add route via {text}")
+    for route in interface.routes:
+        destination, prefix = parse_cidr(route.destination)
+        gateway = parse_address(route.gateway) if route.gateway else b""
+        request = netlink.add_route(index, destination, prefix, gateway)
+        link.request(request, f"add route {route.destination} via {route.gateway or name}")
+    for neighbour in interface.neighbours:
+        address = parse_address(neighbour.address)
+        mac = parse_mac(neighbour.mac)
+        link.request(netlink.add_neighbour(index, address, mac), f"add {neighbour.address}")
 
 
 def _ignore_advertisements(name):
@@ -75,6 +85,17 @@ def parse_address(text):
         return _socket.inet_pton(family, text)
     except OSError as exc:
         raise RpcError(INVALID_ARGUMENT, f"{text!r} is no IP address") from exc
+
+
+def parse_mac(text):
+    """ "02:00:00:00:00:01" as 6 bytes."""
+    try:
+        mac = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        mac = b""
+    if len(mac) != 6:
+        raise RpcError(INVALID_ARGUMENT, f"{text!r} is no MAC address")
+    return mac
 
 
 def parse_cidr(text):

@@ -37,7 +37,7 @@ IPV6_ACCEPT_RA = 3
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_MULTIPATH = 1, 4, 5, 7, 9
-_RTN_UNICAST = 1
+_RTN_UNICAST, _RTPROT_KERNEL, _RT_TABLE_MAIN = 1, 2, 254
 _RTM_F_FIB_MATCH = 0x2000
 
 
@@ -191,6 +191,8 @@ class Route:
     """address the host would send from"""
     is_unicast: bool
     """leads to a link; not one of the host's own addresses, a broadcast, a blackhole"""
+    is_made: bool = True
+    """in the main table and not of the kernel's own making, as those of an address are"""
 
 
 def _route(payload: bytes) -> Route:
@@ -203,6 +205,7 @@ def _route(payload: bytes) -> Route:
         gateway=found.get(RTA_GATEWAY, b""),
         source=found.get(RTA_PREFSRC, b""),
         is_unicast=payload[7] == _RTN_UNICAST,
+        is_made=payload[4] == _RT_TABLE_MAIN and payload[5] != _RTPROT_KERNEL,
     )
 
 
@@ -263,6 +266,24 @@ def addresses(
             packed = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
             if packed and index == ifindex and scope == _RT_SCOPE_UNIVERSE:
                 found.append(f"{socket.inet_ntop(family, packed)}/{prefix}")
+    return found
+
+
+_RTM_NEWNEIGH, _RTM_GETNEIGH, _NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 28, 30, 1, 2, 0x80
+
+
+def fixed_neighbours(ifindex: int, *, netns_fd: int = -1) -> list[tuple[bytes, bytes]]:
+    """(address, MAC) of the neighbours that somebody made known on a link for good."""
+    found = []
+    request = message(_RTM_GETNEIGH, DUMP, bytes(12))
+    for kind, payload in dump(NETLINK_ROUTE, request, netns_fd=netns_fd):
+        index, state = struct.unpack_from("=iH", payload, 4)
+        values = attrs(payload, 12)
+        if kind != _RTM_NEWNEIGH or index != ifindex or not state & _NUD_PERMANENT:
+            continue
+        address, mac = values.get(_NDA_DST, b""), values.get(_NDA_LLADDR, b"")
+        if mac and len(address) in (4, 16):
+            found.append((address, mac))
     return found
 
 

@@ -1,9 +1,9 @@
 """Mode netns: the network namespace that CNI or somebody else prepared becomes the guest's.
 
 The TAP lies beside the namespace's own device, and all frames pass between the two (tc redirect).
-The guest takes over that device's MAC, addresses, default routes and MTU, so that the network
-outside sees no difference. Routes other than default ones are not taken over. What the guest may
-reach is the business of whoever made the namespace.
+The guest takes over that device's MAC, addresses, routes, fixed neighbours and MTU, so that the
+network outside sees no difference. What the guest may reach is the business of whoever made the
+namespace.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from hypercore.attachment import (
     recorded,
 )
 from hypercore.errors import AlreadyExists, InvalidArgument, NotFound
-from hypercore.proto.agent_pb import Interface
+from hypercore.proto.agent_pb import Interface, Neighbour, Route
 from hypercore.spec import NetworkSpec
 
 _NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
@@ -43,7 +43,11 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, tap_owner: int = -1) -
         device = _find_device(spec, netns_fd)
         mtu = uplink.mtu(spec.mtu, device)
         addresses = netlink.addresses(device.ifindex, netns_fd=netns_fd)
-        gateways = list(_gateways(device.ifindex, netns_fd))
+        gateways, routes = _ways(device.ifindex, netns_fd)
+        neighbours = [
+            Neighbour(address=str(ipaddress.ip_address(address)), mac=mac.hex(":"))
+            for address, mac in netlink.fixed_neighbours(device.ifindex, netns_fd=netns_fd)
+        ]
         has_ipv6 = any(":" in address for address in addresses)
         dns = resolver.choose(microvm_id, spec, ipv6=has_ipv6)
         redirect = Redirect(str(spec.netns_path), os.fstat(netns_fd).st_ino, device.ifindex)
@@ -73,7 +77,15 @@ def attach(microvm_id: str, slot: int, spec: NetworkSpec, tap_owner: int = -1) -
         ifindex=made.ifindex,
         mac=mac,
         interfaces=(
-            Interface(name=GUEST_NIC, mac=mac, addresses=addresses, gateways=gateways, mtu=mtu),
+            Interface(
+                name=GUEST_NIC,
+                mac=mac,
+                addresses=addresses,
+                gateways=gateways,
+                mtu=mtu,
+                routes=routes,
+                neighbours=neighbours,
+            ),
         ),
         dns_servers=dns.servers,
         dns_search=dns.search,
@@ -152,9 +164,27 @@ def _find_device(spec: NetworkSpec, netns_fd: int) -> netlink.Link:
     )
 
 
-def _gateways(ifindex: int, netns_fd: int) -> Iterator[str]:
-    for family in _FAMILIES:
-        for route in netlink.routes(family, netns_fd=netns_fd):
-            if route.prefix_length == 0 and route.ifindex == ifindex and route.gateway:
-                yield str(ipaddress.ip_address(route.gateway))
-                break
+def _ways(ifindex: int, netns_fd: int) -> tuple[list[str], list[Route]]:
+    """Gateways of the default routes, and the other routes, those on the link first."""
+    gateways: list[str] = []
+    routes: list[Route] = []
+    for family, any_network in ((socket.AF_INET, "0.0.0.0/0"), (socket.AF_INET6, "::/0")):
+        there = [
+            route
+            for route in netlink.routes(family, netns_fd=netns_fd)
+            if route.ifindex == ifindex and route.is_made
+        ]
+        default = next((route for route in there if not route.prefix_length), None)
+        if default is not None and default.gateway:
+            gateways.append(str(ipaddress.ip_address(default.gateway)))
+        for route in sorted(there, key=lambda route: bool(route.gateway)):
+            if not route.prefix_length and route.gateway:
+                continue
+            network = ipaddress.ip_address(route.destination) if route.destination else ""
+            routes.append(
+                Route(
+                    destination=f"{network}/{route.prefix_length}" if network else any_network,
+                    gateway=str(ipaddress.ip_address(route.gateway)) if route.gateway else "",
+                )
+            )
+    return gateways, routes

@@ -27,6 +27,10 @@ PACKAGES=(
     erofs-utils    # tests: erofs images
     btrfs-progs    # tests: images that share blocks
     xfsprogs       # tests: the same
+    nftables       # tests: other firewalls on the host
+    iptables       # tests: the same
+    dnsmasq-base   # tests: a DHCP server
+    containernetworking-plugins  # tests: namespaces made by CNI
     mmdebstrap     # tests: a host with KVM
 )
 

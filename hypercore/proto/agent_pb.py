@@ -18,6 +18,28 @@ from hypercore.wire.codec import (
 )
 
 
+class Neighbour(Message):
+    __slots__ = (
+        "address",
+        "mac",
+    )
+    FIELDS = (
+        Field(1, "address", STRING),
+        Field(2, "mac", STRING),
+    )
+
+
+class Route(Message):
+    __slots__ = (
+        "destination",
+        "gateway",
+    )
+    FIELDS = (
+        Field(1, "destination", STRING),
+        Field(2, "gateway", STRING),
+    )
+
+
 class Interface(Message):
     __slots__ = (
         "name",
@@ -25,6 +47,8 @@ class Interface(Message):
         "addresses",
         "gateways",
         "mtu",
+        "routes",
+        "neighbours",
     )
     FIELDS = (
         Field(1, "name", STRING),
@@ -32,6 +56,8 @@ class Interface(Message):
         Field(3, "addresses", STRING, REPEATED),
         Field(4, "gateways", STRING, REPEATED),
         Field(5, "mtu", UINT),
+        Field(6, "routes", MESSAGE, REPEATED, Route),
+        Field(7, "neighbours", MESSAGE, REPEATED, Neighbour),
     )
 
 

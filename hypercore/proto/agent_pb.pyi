@@ -4,12 +4,34 @@ from typing import ClassVar
 from hypercore.proto import types_pb
 from hypercore.wire.codec import Message
 
+class Neighbour(Message):
+    address: str
+    mac: str
+    def __init__(
+        self,
+        *,
+        address: str = ...,
+        mac: str = ...,
+    ) -> None: ...
+
+class Route(Message):
+    destination: str
+    gateway: str
+    def __init__(
+        self,
+        *,
+        destination: str = ...,
+        gateway: str = ...,
+    ) -> None: ...
+
 class Interface(Message):
     name: str
     mac: str
     addresses: list[str]
     gateways: list[str]
     mtu: int
+    routes: list[Route]
+    neighbours: list[Neighbour]
     def __init__(
         self,
         *,
@@ -18,6 +40,8 @@ class Interface(Message):
         addresses: list[str] = ...,
         gateways: list[str] = ...,
         mtu: int = ...,
+        routes: list[Route] = ...,
+        neighbours: list[Neighbour] = ...,
     ) -> None: ...
 
 class HelloRequest(Message):

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
+from agent import network as agent_network
 from hypercore import _tap, network, recent, resolver, slots
 from hypercore.config import HostConfig
 from hypercore.proto.agent_pb import Interface
@@ -189,11 +190,11 @@ class Guest:
 
 @contextlib.contextmanager
 def guest(attachment: network.Attachment) -> Iterator[Guest]:
-    """A guest behind the TAP of `attachment`, configured as the agent would."""
+    """A guest behind the TAP of `attachment`, configured by the agent's own code."""
     interface = attachment.interfaces[0]
     with namespace() as netns:
         tap_fd, _ = _tap.create(
-            interface.name.encode(),
+            b"nic",
             group=1,
             mtu=interface.mtu,
             mac=bytes.fromhex(interface.mac.replace(":", "")),
@@ -201,10 +202,7 @@ def guest(attachment: network.Attachment) -> Iterator[Guest]:
         )
         try:
             with inside(netns):
-                for address in interface.addresses:
-                    give_address(interface.name, address)
-                for gateway in interface.gateways:
-                    give_route("::/0" if ":" in gateway else "0.0.0.0/0", gateway)
+                agent_network.configure([interface])  # type: ignore[no-untyped-call]
             cable = _Cable(attachment.tap_fd, tap_fd)
             cable.start()
             try:

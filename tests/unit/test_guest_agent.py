@@ -85,7 +85,7 @@ def test_requests_are_what_the_kernel_expects() -> None:
     assert flags & 5 == 5  # request, with an answer
     assert struct.unpack_from("=BBBBi", request, 16) == (socket.AF_INET, 30, 0, 0, 3)
     assert netlink.attribute(3, b"abcde") == struct.pack("=HH", 9, 3) + b"abcde\0\0\0"
-    route = netlink.add_default_route(3, socket.inet_pton(socket.AF_INET6, "2001:db8::1"))
+    route = netlink.add_route(3, bytes(16), 0, socket.inet_pton(socket.AF_INET6, "2001:db8::1"))
     assert route[16] == socket.AF_INET6
 
 
