@@ -149,7 +149,7 @@ class Task:
         async with contextlib.AsyncExitStack() as undo:
             if not self.owned:
                 undo.callback(shutil.rmtree, self.paths.data, ignore_errors=True)
-            with self._timed("disks"):
+            with self._timed("root disks"):
                 disks = await _in_thread(self._prepare_data, request)
             pid = await self._boot(spec, disks, undo)
             await hooks.run(
