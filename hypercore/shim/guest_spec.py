@@ -26,6 +26,7 @@ MAX_CONFIG_BYTES = 4 * 1024 * 1024
 MAX_INJECTED_BYTES = 1024 * 1024
 ROOM_MIB = 64
 """What a guest needs beside its container: kernel, agent, container runtime."""
+GUEST_NETWORK = "/proc/1/ns/net"
 INJECTED = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
 AF_VSOCK = 40
 EAFNOSUPPORT, ENOSYS = 97, 38
@@ -76,6 +77,9 @@ def translate(config: Mapping[str, Any], container_id: str) -> GuestSpec:
     for name in _LINUX_DROPPED:
         linux.pop(name, None)
     linux["namespaces"] = _namespaces(linux.get("namespaces") or ())
+    if any(name.startswith(("net.", "net/")) for name in linux.get("sysctl") or ()):
+        # crun sets these only where the network is the container's; the guest's is, as it stands.
+        linux["namespaces"].append({"type": "network", "path": GUEST_NETWORK})
     # The agent looks for its counters and processes there (agent/cgroups.py).
     linux["cgroupsPath"] = f"/hc/{container_id}"
     linux["seccomp"] = deny_vsock(linux.get("seccomp"))

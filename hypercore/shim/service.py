@@ -18,9 +18,9 @@ from hypercore.errors import (
     StateError,
 )
 from hypercore.proto import launcher_pb, task_pb, types_pb
-from hypercore.proto.cgroup_stats_pb import CPUStat, MemoryEvents, MemoryStat, Metrics, PidsStat
 from hypercore.proto.containerd_types_pb import ProcessInfo
-from hypercore.proto.types_pb import Any, Empty
+from hypercore.proto.types_pb import Empty
+from hypercore.shim import metrics
 from hypercore.shim.host import Host
 from hypercore.shim.process import State
 from hypercore.shim.task import Task
@@ -31,7 +31,6 @@ from hypercore.wire.server import Handler, Server
 logger = logging.getLogger(__name__)
 
 SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
-METRICS_TYPE_URL = "io.containerd.cgroups.v2.Metrics"
 REGISTRATION_S = 300.0
 """How long an id that the launcher registered counts before its Create."""
 LOST_END_S = 5.0
@@ -58,6 +57,7 @@ class TaskService:
         self.tasks: dict[str, Task] = {}
         self._creating: set[str] = set()
         self._registered: dict[str, float] = {}
+        self._metrics_version = metrics.host_version()
         self.asked_to_end = asyncio.Event()
 
     def serve_on(self, server: Server) -> None:
@@ -246,26 +246,10 @@ class TaskService:
         task = self.find(request.id)
         if task.init.state is State.STOPPED:
             raise NotFound(f"task {task.id} has ended: it has no statistics")
-        s = await task.agent.stats(task.id)
-        metrics = Metrics(
-            pids=PidsStat(current=s.pids_current, limit=s.pids_limit),
-            cpu=CPUStat(
-                usage_usec=s.cpu_usage_us,
-                user_usec=s.cpu_user_us,
-                system_usec=s.cpu_system_us,
-                nr_periods=s.nr_periods,
-                nr_throttled=s.nr_throttled,
-                throttled_usec=s.throttled_us,
-            ),
-            memory=MemoryStat(
-                anon=s.memory_anon_bytes,
-                file=s.memory_file_bytes,
-                usage=s.memory_current_bytes,
-                usage_limit=s.memory_limit_bytes,
-            ),
-            memory_events=MemoryEvents(oom_kill=s.oom_kills),
-        )
-        return task_pb.StatsResponse(stats=Any(type_url=METRICS_TYPE_URL, value=metrics.encode()))
+        # Our own engine reads version 2, whatever the host has.
+        version = 2 if task.owned else self._metrics_version
+        stats = await task.agent.stats(task.id)
+        return task_pb.StatsResponse(stats=metrics.render(stats, version))
 
     def connect(self, request: task_pb.ConnectRequest) -> task_pb.ConnectResponse:
         task = self.tasks.get(request.id)

@@ -121,6 +121,13 @@ def test_network_files():
     assert b"127.0.1.1\tbox\n" in hosts.content
 
 
+def test_sysctls_of_the_network_are_the_guests():
+    found = translated(linux={**CONFIG["linux"], "sysctl": {"net.ipv4.ip_forward": "1"}})
+    assert found["linux"]["namespaces"][-1] == {"type": "network", "path": "/proc/1/ns/net"}
+    plain = translated(linux={**CONFIG["linux"], "sysctl": {"kernel.msgmax": "1"}})
+    assert "network" not in [n["type"] for n in plain["linux"]["namespaces"]]
+
+
 def test_hooks_run_where_they_belong():
     given = {"path": "/bin/x", "args": ["x", "y"], "env": ["A=b=c"], "timeout": 3}
     kinds = ("poststop", "prestart", "startContainer", "createRuntime")
