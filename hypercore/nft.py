@@ -30,7 +30,7 @@ INET, BRIDGE = 1, 7
 
 _NEWTABLE, _DELTABLE = 0, 2
 _NEWCHAIN, _GETCHAIN, _DELCHAIN = 3, 4, 5
-_NEWRULE, _DELRULE, _NEWSET = 6, 8, 9
+_NEWRULE, _GETRULE, _DELRULE, _NEWSET = 6, 7, 8, 9
 _NEWSETELEM, _GETSETELEM = 12, 13
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _SUBSYSTEM = 10
@@ -352,12 +352,51 @@ def remove(table: Table) -> None:
 
 
 def _chain_names(table: Table) -> list[str]:
+    return [
+        each.name for each in chains() if (each.family, each.table) == (table.family, table.name)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A chain of anybody's."""
+
+    family: int
+    table: str
+    name: str
+    hook: int
+    """-1: not a base chain"""
+    policy: bytes
+
+
+def chains() -> list[Found]:
+    """All chains of all tables."""
     found = []
-    for _, body in dump(NETLINK_NETFILTER, _message(table.family, _GETCHAIN, DUMP)):
+    for _, body in dump(NETLINK_NETFILTER, _message(0, _GETCHAIN, DUMP)):
         values = attrs(body, 4)
-        if values.get(1) == table.name.encode() + b"\0":
-            found.append(values[3].rstrip(b"\0").decode())
+        hook = attrs(values.get(4, b"")).get(1)
+        found.append(
+            Found(
+                family=body[0],
+                table=values[1].rstrip(b"\0").decode(),
+                name=values[3].rstrip(b"\0").decode(),
+                hook=int.from_bytes(hook, "big") if hook is not None else -1,
+                policy=values.get(5, b""),
+            )
+        )
     return found
+
+
+def rules(family: int, table: str, chain: str) -> list[bytes]:
+    """The list of expressions of each rule of a chain; empty if there is no such chain."""
+    request = _message(family, _GETRULE, DUMP, text(1, table), text(2, chain))
+    try:
+        listing = dump(NETLINK_NETFILTER, request)
+    except OSError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+        return []
+    return [attrs(body, 4).get(4, b"") for _, body in listing]
 
 
 # -- elements --
