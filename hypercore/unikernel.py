@@ -16,6 +16,7 @@ import tty
 from dataclasses import replace
 
 from hypercore import cmdline, network, providers, slots, vm_features, vmm
+from hypercore.bounded_log import last_lines
 from hypercore.config import HostConfig
 from hypercore.errors import HypercoreError, InvalidArgument, VmmError, from_os_error
 from hypercore.microvm import (
@@ -29,7 +30,7 @@ from hypercore.microvm import (
 from hypercore.providers.base import BootSpec, Feature, Probe, Provider
 from hypercore.spec import Disk, MicroVMSpec, RootDisks
 from hypercore.unikernel_spec import UnikernelSpec, check_kernel
-from hypercore.vmm_group import VmmExit
+from hypercore.vmm_group import CRASHED, VmmExit
 
 
 class UnikernelVM(MicroVM):
@@ -69,6 +70,15 @@ class UnikernelVM(MicroVM):
             # A guest may be done before its VMM has answered.
             if not (self.exited.done() and self.exited.result().clean):
                 raise
+
+    async def wait(self) -> VmmExit:
+        """As MicroVM.wait; `clean` is told from a crash also where the status is the same."""
+        ended = await super().wait()
+        if ended.clean and self._chosen is not None:
+            words = await asyncio.to_thread(last_lines, self.files.vmm_log)
+            if self._chosen.provider.tells_crash(words):
+                return replace(ended, guest=CRASHED)
+        return ended
 
     async def press_power_button(self) -> None:
         """Ask the guest to end. Raises InvalidArgument if the VMM has no such button."""

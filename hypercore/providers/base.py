@@ -234,6 +234,10 @@ class Provider(ABC):
         """Whether its guest did end so, for a VMM that says the same of a crash."""
         return True
 
+    def tells_crash(self, words: str) -> bool:
+        """Whether the last lines of the VMM's log tell of a crash that its status 0 conceals."""
+        return False
+
     def disk_serial(self, disk: Disk) -> str:
         """The serial number by which the guest finds `disk`."""
         return disk.serial
