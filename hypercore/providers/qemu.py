@@ -40,6 +40,14 @@ OVERHEAD_MIB = 192
 """QEMU itself, beyond the guest's memory and TCG's buffer."""
 HELPER_MEMORY_MIB = 64
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+TCG_CPU = "max,-erms,-fsrm"
+"""All that TCG emulates, but no fast strings: those it emulates byte by byte, and a kernel that
+sees them clears and copies its memory so. Without them it moves eight bytes at a time.
+"""
+NEEDLESS_INITCALLS = ("ftrace_check_for_weak_functions", "trace_eval_init")
+"""Of the guest's kernel: they look up each traceable function by its name, and spell out names in
+the formats of trace events. A fifth of a boot's instructions, for tools that trace the kernel.
+"""
 INSTALL_HINT = "run `hypercore setup`, or install the package qemu-system-x86"
 
 
@@ -88,7 +96,12 @@ class QemuProvider(Provider):
             ("random.trust_cpu", "on"),
             # Self-tests of every cipher are an eighth of the boot under TCG.
             ("cryptomgr.notests", "1"),
+            ("initcall_blacklist", ",".join(NEEDLESS_INITCALLS)),
         ]
+        if probe.accelerator == "tcg":
+            # QEMU routes the timer as its tables say. The check takes ten ticks, and a host that
+            # loses ticks makes it fail, which is a panic.
+            parameters.append(("no_timer_check", None))
         if probe.tsc_khz:
             parameters.append(("tsc_early_khz", str(probe.tsc_khz)))
             # All vCPUs read the host's counter. The guest would compare it with ticks, of which a
@@ -129,7 +142,7 @@ def _render_qemu(boot: BootSpec, probe: Probe) -> VmmCommand:
         *("-name", f"{boot.microvm_id},debug-threads=on"),
         *("-M", f"microvm,acpi=on,pit=on,pic=on{memory_options}"),
         *("-accel", "kvm" if kvm else f"tcg,tb-size={TCG_BUFFER_MIB}"),
-        *("-cpu", "host" if kvm else "max"),
+        *("-cpu", "host" if kvm else TCG_CPU),
         *("-smp", str(boot.cores)),
         *("-m", f"{boot.memory_mib}M"),
         *("-global", "virtio-mmio.force-legacy=off"),
