@@ -28,7 +28,7 @@ _TIMEOUT_S = 30
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A forward chain that drops what no rule of it allows, and none allows our TAPs."""
+    """A forward chain that drops what no rule of it allows."""
 
     family: int
     table: str
@@ -60,8 +60,8 @@ class Closed:
         )
 
 
-def closed() -> list[Closed]:
-    """The chains that keep guests of mode nat from forwarding."""
+def dropping() -> list[Closed]:
+    """Forward chains of others that drop what no rule of theirs allows."""
     chains = nft.chains()
     found = []
     for chain in chains:
@@ -69,16 +69,19 @@ def closed() -> list[Closed]:
             continue
         if chain.hook != _FORWARD_HOOK or chain.policy != _DROP:
             continue
-        beside = {each.name for each in chains
-                  if (each.family, each.table) == (chain.family, chain.table)}  # fmt: skip
+        beside = {
+            each.name
+            for each in chains
+            if (each.family, each.table) == (chain.family, chain.table)
+        }
         user_chain = _USER_CHAIN if _USER_CHAIN in beside else ""
-        if not any(
-            _lets_pass(chain.family, chain.table, name)
-            for name in (chain.name, user_chain)
-            if name
-        ):
-            found.append(Closed(chain.family, chain.table, chain.name, user_chain))
+        found.append(Closed(chain.family, chain.table, chain.name, user_chain))
     return found
+
+
+def closed() -> list[Closed]:
+    """Those of them that keep guests of mode nat from forwarding."""
+    return [each for each in dropping() if not _lets_taps_pass(each)]
 
 
 def open_for_taps(wanted: Closed) -> None:
@@ -109,8 +112,17 @@ def bridged_frames_are_filtered() -> bool:
         return False
 
 
-def _lets_pass(family: int, table: str, chain: str) -> bool:
+def _lets_taps_pass(wanted: Closed) -> bool:
     """Whether rules accept what comes from our TAPs, and what goes to them."""
+    return any(
+        _ways(wanted.family, wanted.table, name) == {nft.IIFNAME, nft.OIFNAME}
+        for name in (wanted.chain, wanted.user_chain)
+        if name
+    )
+
+
+def _ways(family: int, table: str, chain: str) -> set[int]:
+    """By which of IIFNAME and OIFNAME the chain's rules know our TAPs and accept."""
     ways = set()
     for rule in nft.rules(family, table, chain):
         keys, accepts, ours = set(), False, False
@@ -125,4 +137,4 @@ def _lets_pass(family: int, table: str, chain: str) -> bool:
                 accepts |= attrs(verdict).get(1) == b"\0\0\0\1"
         if ours and accepts:
             ways |= keys & {nft.IIFNAME, nft.OIFNAME}
-    return ways == {nft.IIFNAME, nft.OIFNAME}
+    return ways

@@ -28,8 +28,10 @@ from hypercore.spec import NetworkSpec
 
 __all__ = [
     "MODES",
+    "TUN",
     "Attachment",
     "attach",
+    "check_pool",
     "detach",
     "is_prepared",
     "prepare_host",
@@ -40,7 +42,7 @@ __all__ = [
 MODES = ("nat", "bridge", "netns", "none")
 
 _DELETE_TRIES = 20
-_TUN = "/dev/net/tun"
+TUN = "/dev/net/tun"
 _NO_NFTABLES = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, errno.ENOENT)
 
 
@@ -51,16 +53,21 @@ def prepare_host(config: HostConfig) -> None:
         NotFound: no /dev/net/tun, or a kernel without nf_tables.
         ResourceExhausted: the host itself routes to addresses of the pool.
     """
-    if not os.path.exists(_TUN):
-        raise NotFound(f"{_TUN} does not exist", hint="load its module: modprobe tun")
+    if not os.path.exists(TUN):
+        raise NotFound(f"{TUN} does not exist", hint="load its module: modprobe tun")
     _ensure(ruleset.ROUTED)
+    nat.check_pool(config.network_pool)
+
+
+def check_pool(config: HostConfig) -> None:
+    """Raise as `prepare_host` would for a pool that the host routes to."""
     nat.check_pool(config.network_pool)
 
 
 def is_prepared() -> bool:
     """Whether `prepare_host` has nothing to install; needs root as that does."""
     try:
-        return os.path.exists(_TUN) and nft.installed(ruleset.ROUTED)
+        return os.path.exists(TUN) and nft.installed(ruleset.ROUTED)
     except OSError as exc:
         if exc.errno not in _NO_NFTABLES:
             raise from_os_error(exc, "ask for the nftables tables") from exc

@@ -77,16 +77,21 @@ def release(microvm_id: str) -> None:
 
 def owners() -> dict[int, str]:
     """Slot → id of the microVM of this instance that holds it."""
+    own = str(paths.run_dir())
+    return {
+        slot: microvm_id for slot, tag in holders().items() if (microvm_id := _untag(tag, own))
+    }
+
+
+def holders() -> dict[int, str]:
+    """Slot → tag of its holder, of all instances."""
     directory = paths.slots_dir()
     found: dict[int, str] = {}
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
         return found
-    place, own = (
-        str(directory),
-        str(paths.run_dir()),
-    )  # no Path per slot: with hundreds of them it shows
+    place = str(directory)  # no Path per slot: with hundreds of them it shows
     for name in names:
         try:
             holder = os.readlink(f"{place}/{name}")
@@ -97,6 +102,6 @@ def owners() -> dict[int, str]:
                 f"{directory / name} is no link that names a slot's holder",
                 hint=f"remove {directory / name}",
             ) from exc
-        if name.isdecimal() and (microvm_id := _untag(holder, own)):
-            found[int(name)] = microvm_id
+        if name.isdecimal():
+            found[int(name)] = holder
     return found

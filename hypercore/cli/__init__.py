@@ -31,6 +31,8 @@ _VERBS = {
     "images": "images",
     "image": "images",
     "spec": "spec",
+    "network": "networks",
+    "doctor": "doctor",
     "setup": "host",
     "guest": "host",
     "containerd": "host",

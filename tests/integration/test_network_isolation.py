@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from hypercore import network_names, nft, paths, ruleset
+from hypercore import network, network_names, network_state, nft, paths, ruleset, slots
+from hypercore.config import HostConfig
 from hypercore.netlink import link
+from hypercore.network_spec import parse_port
 from hypercore.spec import NetworkSpec
 from tests.integration import netlab
 from tests.integration.netlab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, Host
@@ -249,3 +251,48 @@ def test_lies_by_neighbour_discovery_change_nothing(host: Host) -> None:
                 raw.sendto(advert + option, (a.interface.gateways[1], 0))
             tcp(a.netns, host.outside, OUTSIDE6, PORT, at=(OUTSIDE6, PORT))
         assert _neighbours(device.ifindex) == known
+
+
+# -- what is shown of it --
+
+
+def test_state_tells_what_everybody_has(host: Host) -> None:
+    spec = NetworkSpec(
+        name="backend",
+        allow_host=True,
+        egress=("192.0.2.0/24",),
+        ports=(parse_port("127.0.0.1:8080:80"),),
+    )
+    with netlab.attached("vm-a", spec) as a, netlab.attached("vm-b", NetworkSpec()):
+        first, second = network_state.connections()
+        assert first == network_state.Connection(
+            microvm_id=slots.tag("vm-a"),
+            tap_name=a.tap_name,
+            slot=0,
+            mode="nat",
+            addresses=tuple(each.partition("/")[0] for each in a.interfaces[0].addresses),
+            mac=a.mac,
+            network="backend",
+            ports=("127.0.0.1:8080:80/tcp",),
+            allow_host=True,
+            restricted=True,
+            egress=("192.0.2.0-192.0.2.255",),
+            live=True,
+        )
+        assert (second.microvm_id, second.network, second.ports) == (slots.tag("vm-b"), "", ())
+        assert network_state.prune() == []
+    assert network_state.connections() == []
+
+
+def test_prune_removes_what_nobody_holds_and_in_the_end_all(host: Host) -> None:
+    slot = slots.acquire("vm-a")
+    made = network.attach("vm-a", slot, NetworkSpec(), HostConfig())
+    with netlab.attached("vm-b", NetworkSpec()):
+        slots.release("vm-a")  # as if only that had been given back
+        assert network_state.prune() == [f"{made.tap_name} of {slots.tag('vm-a')}"]
+        assert [each.microvm_id for each in network_state.connections()] == [slots.tag("vm-b")]
+        assert nft.installed(ruleset.ROUTED)
+    os.close(made.tap_fd)
+    assert network_state.prune() == ["nftables tables and settings of the host"]
+    assert not nft.installed(ruleset.ROUTED)
+    assert Path("/proc/sys/net/ipv4/conf/up0/forwarding").read_text() == "0\n"
