@@ -25,6 +25,7 @@ from hypercore import (
     engine_exec,
     engine_orphans,
     engine_unikernel,
+    firewalls,
     inventory,
     logs,
     oci,
@@ -173,6 +174,8 @@ class Engine:
             if unique_name and spec.name:
                 await self._require_free_name(spec.name)
             await asyncio.to_thread(ports.check_free, spec.network.ports)
+        if spec.network.mode == "nat" and (closed := await asyncio.to_thread(firewalls.closed)):
+            self.notice(f"network: guests do not get out, {closed[0]} drops: {closed[0].remedy}")
             clock.lap("resolve")
             microvm_id = str(uuid.uuid4())
             if resolved is not None:
