@@ -17,11 +17,14 @@ from hypercore.errors import (
     HypercoreError,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     Unavailable,
     from_os_error,
 )
 
 MIN_UPPER_MIB = 16
+MIN_FREE_MIB = 32
+"""For templates, logs and a guest's first writes."""
 MKE2FS_TIMEOUT_S = 120
 
 # Features are named one by one, so that the host's mke2fs.conf has no say. This leaves a dozen
@@ -39,6 +42,28 @@ _MKE2FS_OPTIONS = (
 )
 
 
+def require_space(directory: Path) -> None:
+    """Refuse to begin what a nearly full disk would let fail half-way: a guest whose sparse disk
+    cannot grow hangs instead of failing.
+
+    Args:
+        directory: where disks are made; its nearest parent counts while it is not there.
+
+    Raises:
+        ResourceExhausted: fewer than MIN_FREE_MIB are free there.
+    """
+    while not directory.exists():
+        directory = directory.parent
+    found = os.statvfs(directory)
+    free_mib = found.f_bavail * found.f_frsize / 2**20
+    if free_mib < MIN_FREE_MIB:
+        raise ResourceExhausted(
+            f"the disk is full: {free_mib:.1f} MiB are free at {directory},"
+            f" and a microVM needs {MIN_FREE_MIB}",
+            hint="free some space, or move the data directory (HYPERCORE_DATA_DIR)",
+        )
+
+
 def create_upper(path: Path, size_mib: int) -> None:
     """Create the empty upper disk `path`: a sparse ext4 of `size_mib` with a UUID of its own.
 
@@ -54,6 +79,7 @@ def create_upper(path: Path, size_mib: int) -> None:
         raise InvalidArgument(
             f"upper disk of {size_mib} MiB is too small", hint=f"at least {MIN_UPPER_MIB} MiB"
         )
+    require_space(path.parent)
     template = _template(_template_path(size_mib))
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hypercore import (
+    block,
     boot_files,
     engine_cleanup,
     engine_control,
@@ -174,8 +175,13 @@ class Engine:
             if unique_name and spec.name:
                 await self._require_free_name(spec.name)
             await asyncio.to_thread(ports.check_free, spec.network.ports)
-        if spec.network.mode == "nat" and (closed := await asyncio.to_thread(firewalls.closed)):
-            self.notice(f"network: guests do not get out, {closed[0]} drops: {closed[0].remedy}")
+            if spec.network.mode == "nat" and (
+                closed := await asyncio.to_thread(firewalls.closed)
+            ):
+                self.notice(
+                    f"network: guests do not get out, {closed[0]} drops: {closed[0].remedy}"
+                )
+            await asyncio.to_thread(block.require_space, paths.data_dir())
             clock.lap("resolve")
             microvm_id = str(uuid.uuid4())
             if resolved is not None:
@@ -427,6 +433,7 @@ class Engine:
             record = await self.find(task_id)
             if record.state in ALIVE:
                 return record
+            await asyncio.to_thread(block.require_space, where.data)
             # An ended one, or what containerd has not yet forgotten of one whose shim died.
             await engine_cleanup.end_task(self.client, task_id)
             mounts = await engine_unikernel.mounts_of(self.client, task_id)
