@@ -3,11 +3,18 @@
 The fixture that compares the host before and after runs for each of these.
 """
 
+import os
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.functional import images, instance, leaks
+from tests.functional.conftest import SHELL_REF
 from tests.functional.instance import HYPERCORE, Instance, Result
 from tests.functional.registry import Registry
 
@@ -20,6 +27,59 @@ cores = 1
 memory = 128
 ref = "docker.io/test/shell:1"
 """
+
+
+DISK_MIB = 128
+
+
+@dataclass(frozen=True, slots=True)
+class FullDisk:
+    """An instance whose data directory is a small filesystem of its own."""
+
+    made: Instance
+
+    @contextmanager
+    def filled(self, left_kib: int) -> Iterator[None]:
+        filler = self.made.data_dir / "filler"
+        try:
+            with filler.open("wb", buffering=0) as file:
+                found = os.fstatvfs(file.fileno())
+                size = found.f_bavail * found.f_frsize - left_kib * 1024
+                os.posix_fallocate(file.fileno(), 0, size - 64 * 1024)
+                for part in (4096, 1024):  # what the file's own metadata has left
+                    try:
+                        while left_kib == 0:
+                            file.seek(0, os.SEEK_END)
+                            file.write(bytes(part))
+                    except OSError:
+                        continue
+            yield
+        finally:
+            filler.unlink()
+
+
+@pytest.fixture(scope="module")
+def full_disk(
+    root: None, shell_archive: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FullDisk]:
+    image = tmp_path_factory.mktemp("disk") / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(DISK_MIB << 20)
+    mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin")
+    assert mke2fs is not None
+    subprocess.run([mke2fs, "-q", "-t", "ext4", image], check=True, timeout=60)
+    shared = instance.shared_data_dir()
+    with instance.instance(shared) as made:
+        subprocess.run(["mount", "-o", "loop", image, made.data_dir], check=True, timeout=60)
+        try:
+            for name in instance.SHARED:
+                (made.data_dir / name).symlink_to(shared / name)
+            made.run("containerd", "start")
+            made.run("image", "load", shell_archive)
+            yield FullDisk(made)
+        finally:
+            made.run("containerd", "stop")
+            subprocess.run(["umount", made.data_dir], check=True, timeout=60)
 
 
 def spawn(made: Instance, directory: Path, text: str, *args: str) -> Result:
@@ -113,6 +173,34 @@ def test_containerd_is_not_running(root: None, tmp_path: Path) -> None:
         result = made.run(*args, check=False)
         assert result.code == 69, result
         assert_one_clear_line(result, "containerd", "hypercore containerd start")
+
+
+@pytest.mark.parametrize("left_kib", [0, 40, 4000])
+def test_full_disk(full_disk: FullDisk, left_kib: int) -> None:
+    """Nothing, too little for the template of a disk, too little for what a guest writes."""
+    made = full_disk.made
+    before = leaks.take(made)
+    with full_disk.filled(left_kib):
+        result = made.run("spawn", SHELL_REF, "true", check=False)
+    assert result.code == 74, result
+    assert_one_clear_line(result, "the disk is full", str(made.data_dir), "HYPERCORE_DATA_DIR")
+    assert not list(made.data_dir.glob("vm/*"))
+    assert leaks.compare(made, before) == []
+
+
+def test_full_disk_for_an_image(full_disk: FullDisk, tmp_path: Path) -> None:
+    """containerd's own words; what it had begun is gone with its lease."""
+    made = full_disk.made
+    archive = tmp_path / "more.tar"
+    files = {"file": "x" * 10_000}
+    images.write_oci_archive(images.busybox_image(files=files), "docker.io/test/more:1", archive)
+    before = leaks.take(made)
+    with full_disk.filled(0):
+        result = made.run("image", "load", archive, check=False)
+    assert result.code == 74, result
+    assert_one_clear_line(result, "space")
+    assert "test/more" not in made.run("images", "-q").out
+    assert leaks.compare(made, before) == []
 
 
 def test_not_root(hypercore: Instance, shell_image: str, tmp_path: Path) -> None:
