@@ -48,11 +48,17 @@ def start_command(ctx: click.Context, wanted: tuple[str, ...]) -> None:
 @click.command(name="stop", short_help="Ask microVMs to end, then kill them.")
 @click.option("-t", "--time", "grace_s", type=click.FloatRange(0), default=10.0, metavar="SECONDS",
               show_default=True, help="Kill what has not ended after this.")  # fmt: skip
+@click.option("-s", "--signal", "name", metavar="SIGNAL", help="Ask by this one instead.")
 @ids
 @click.pass_context
-def stop_command(ctx: click.Context, wanted: tuple[str, ...], grace_s: float) -> None:
+def stop_command(
+    ctx: click.Context, wanted: tuple[str, ...], grace_s: float, name: str | None
+) -> None:
     """Ask microVMs to end by their stop signal (SIGTERM unless the image says), then kill them."""
-    _on_each(ctx.obj, wanted, lambda engine, text: engine.stop(text, grace_s))
+    from hypercore.signal_names import signal_number
+
+    number = signal_number(name) if name else 0
+    _on_each(ctx.obj, wanted, lambda engine, text: engine.stop(text, grace_s, signal=number))
 
 
 @click.command(name="kill", short_help="Send a signal.")

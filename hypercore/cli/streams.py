@@ -128,6 +128,7 @@ def attach_command(
 )
 @click.option("-i", "--interactive", is_flag=True, help="Pass stdin.")
 @click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
+@click.option("-d", "--detach", is_flag=True, help="Leave it running; its output is dropped.")
 @click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Environment variable.")
 @click.option("-w", "--workdir", metavar="DIR", help="Working directory.")
 @click.option("-u", "--user", metavar="USER[:GROUP]", help="User.")
@@ -141,6 +142,7 @@ def exec_command(
     command: tuple[str, ...],
     interactive: bool,
     tty: bool,
+    detach: bool,
     env: tuple[str, ...],
     workdir: str | None,
     user: str | None,
@@ -150,6 +152,8 @@ def exec_command(
     from hypercore.cli import terminal
     from hypercore.cli.spawn import checked_user, checked_workdir, environment, exit_code
 
+    if detach and (interactive or tty):
+        raise click.UsageError("--detach goes without -i and -t: nobody is there to talk to")
     terminal.require_terminal(interactive, tty)
     keys = terminal.parse_detach_keys(
         terminal.DEFAULT_DETACH_KEYS if detach_keys is None else detach_keys
@@ -169,6 +173,10 @@ def exec_command(
             tty=tty,
         )
         async with process as prepared:
+            if detach:
+                await prepared.start()
+                prepared.leave_running()
+                return 0
             local = terminal.Local(stdin=stdin, tty=tty, detach_keys=keys)
             try:
                 status = await terminal.join(prepared.attach, local, begin=prepared.start)
