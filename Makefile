@@ -79,8 +79,8 @@ test-functional: setup ## real guests under a real containerd; root
 	$(AS_ROOT) $(call pytest,functional)
 
 .PHONY: conformance
-conformance: setup ## containerd's shimtest against the shim; needs Go 1.21 or later
-	$(AS_ROOT) env HYPERCORE_TIERS=conformance $(PY) -m pytest $(PYTEST_ARGS) tests/conformance/test_shimtest.py
+conformance: setup ## outside judges: containerd's shimtest, containerd 2.1 and 2.4, Go's ttrpc; gets Go if there is none
+	$(AS_ROOT) env HYPERCORE_TIERS=conformance $(PY) -m pytest $(PYTEST_ARGS) tests/conformance/test_shimtest.py tests/conformance/test_containerd2.py tests/conformance/test_ttrpc_peer.py
 
 .PHONY: test-kvm
 test-kvm: setup ## every provider on real KVM; where there is none, in a host that QEMU emulates
@@ -90,14 +90,22 @@ test-kvm: setup ## every provider on real KVM; where there is none, in a host th
 test-builds: build ## the Cython rooms with asserts and with sanitizers, in copies of the tree; root
 	$(AS_ROOT) scripts/test_builds.sh
 
+FUZZ_ROOMS := build/asan
+
+.PHONY: fuzz
+fuzz: build ## damaged input for all parsers, under AddressSanitizer; SEED=n replays, CASES=n
+	@flock $(VENV)/.build-lock env HYPERCORE_SANITIZE=address $(PY) setup.py -q build_ext --build-lib $(FUZZ_ROOMS) --build-temp $(FUZZ_ROOMS)/objects
+	env LD_PRELOAD=$(shell gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 \
+	  $(PY) -m tests.fuzz --ext $(FUZZ_ROOMS) --cases $(or $(CASES),1000000) $(if $(SEED),--seed $(SEED))
+
 .PHONY: soak
-soak: setup ## the long counts; SEED=n replays a run, SPAWNS=n and DENSITY=n change its length
+soak: setup fuzz ## the long counts; SEED=n replays a run, SPAWNS=n and DENSITY=n change its length
 	$(AS_ROOT) $(PY) -m tests.soak_density $(if $(DENSITY),--count $(DENSITY))
 	$(AS_ROOT) $(PY) -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(SPAWNS),--spawns $(SPAWNS))
 
 .PHONY: bench
-bench: build ## benchmarks; root
-	$(AS_ROOT) $(PY) -m benchmarks
+bench: build ## benchmarks; root; ONLY=name runs one
+	$(AS_ROOT) $(PY) -m benchmarks $(ONLY)
 
 .PHONY: lint
 lint: build ## ruff, mypy --strict, the rooms' stubs, cython-lint, generated messages

@@ -13,6 +13,8 @@ from hypercore.network_spec import NetworkSpec as NetworkSpec
 from hypercore.unikernel_spec import UnikernelSpec
 
 ANNOTATION_PREFIX = "io.hypercore."
+MAX_DIGITS = 18
+"""Of a number in an annotation: int() refuses far longer ones by an error of its own."""
 STDIO_URI = "hypercore://"
 """Stdio URI that asks the shim server to own a stream: log file plus attach clients."""
 
@@ -180,8 +182,9 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
         text = given.get(key, "")
         if not text:
             return default
-        if not text.isdecimal():
-            raise InvalidArgument(f"annotation {ANNOTATION_PREFIX}{key} = {text!r}: not a number")
+        if not text.isdecimal() or len(text) > MAX_DIGITS:
+            shown = text[: MAX_DIGITS + 1]
+            raise InvalidArgument(f"annotation {ANNOTATION_PREFIX}{key} = {shown!r}: not a number")
         return int(text)
 
     def network(values: dict[str, str]) -> NetworkSpec:

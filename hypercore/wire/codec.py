@@ -147,25 +147,28 @@ class Message:
             key, offset = decode_varint(data, offset)
             wire = key & 7
             field = fields.get(key >> 3)
-            if wire == _VARINT:
-                raw, offset = decode_varint(data, offset)
-            elif wire == _LENGTH:
-                size, offset = decode_varint(data, offset)
-                if size > end - offset:
-                    raise DecodeError(f"field {key >> 3} is cut short")
-                raw = data[offset : offset + size]
-                offset += size
-            elif wire in (_FIXED64, _FIXED32):
-                size = 8 if wire == _FIXED64 else 4
-                if size > end - offset:
-                    raise DecodeError(f"field {key >> 3} is cut short")
-                raw = data[offset : offset + size]
-                offset += size
-            else:
-                raise DecodeError(f"field {key >> 3} has wire type {wire}")
+            raw, offset = _raw(data, offset, wire)
             if field is not None:
                 _take(message, field, wire, raw, depth)
         return message
+
+
+def _raw(data, offset, wire):
+    """Return (the field's value as it is on the wire, next offset)."""
+    if wire == _VARINT:
+        return decode_varint(data, offset)
+    if wire == _LENGTH:
+        size, offset = decode_varint(data, offset)
+    elif wire == _FIXED64:
+        size = 8
+    elif wire == _FIXED32:
+        size = 4
+    else:
+        raise DecodeError(f"wire type {wire}")
+    end = offset + size
+    if end > len(data):
+        raise DecodeError("a field is cut short")
+    return data[offset:end], end
 
 
 def _put(out, field, value):
@@ -217,16 +220,7 @@ def _take_entry(field, raw, depth):
     offset = 0
     while offset < len(raw):
         tag, offset = decode_varint(raw, offset)
-        if tag & 7 == _VARINT:
-            item, offset = decode_varint(raw, offset)
-        elif tag & 7 == _LENGTH:
-            size, offset = decode_varint(raw, offset)
-            if size > len(raw) - offset:
-                raise DecodeError(f"{field.name}: entry cut short")
-            item = raw[offset : offset + size]
-            offset += size
-        else:
-            raise DecodeError(f"{field.name}: wire type {tag & 7} in a map")
+        item, offset = _raw(raw, offset, tag & 7)
         if tag >> 3 == 1:
             key = _value(_MAP_KEY, tag & 7, item, depth)
         elif tag >> 3 == 2:

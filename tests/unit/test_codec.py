@@ -265,3 +265,12 @@ def test_wrong_attribute_names_are_refused() -> None:
 def test_repr_shows_what_is_set() -> None:
     assert repr(Leaf(name="x")) == "Leaf(name='x')"
     assert Leaf() != All()
+
+
+def test_a_map_of_doubles_comes_back() -> None:
+    class Times(Message):
+        __slots__ = ("ms",)
+        FIELDS = (Field(1, "ms", DOUBLE, MAP),)
+
+    sent = Times(ms={"boot": 1.5, "": -2.0})
+    assert Times.decode(sent.encode()) == sent
