@@ -42,13 +42,8 @@ def serve_command(
     if client_ca and not tls_cert:
         raise click.UsageError("--client-ca needs --tls-cert", ctx)
     config = host_config(ctx.obj)
-    import asyncio
-    import logging
-
-    import uvloop
-
     from hypercore import paths
-    from hypercore.serve import daemon, listeners
+    from hypercore.serve import listeners
 
     tls = None
     if tls_cert and tls_key:
@@ -63,6 +58,14 @@ def serve_command(
         tls=tls,
         plaintext=plaintext,
     )
+    settings.check()
+    import asyncio
+    import logging
+
+    import uvloop
+
+    from hypercore.serve import daemon
+
     level = logging.DEBUG if ctx.obj.debug else logging.INFO
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

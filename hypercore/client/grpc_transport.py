@@ -82,7 +82,9 @@ class Grpc:
             request, timeout=timeout_s, metadata=self._metadata
         )
         try:
-            await call.initial_metadata()  # sent once the stream is open
+            # Sent once the stream is open; a refusal has none, and reading raises it.
+            if not await call.initial_metadata():
+                await call.read()
             yield _translated(call, method, timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise error_of(exc, method, timeout_s) from exc

@@ -20,6 +20,9 @@ from hypercore.wire.codec import Message
 
 log = logging.getLogger(__name__)
 
+WAITING = ("Attach", "Events", "Logs", "Stats", "Wait")
+"""Methods that may wait for ever and change nothing: who stops need not wait for them"""
+
 
 class Calls:
     """The methods of a service, for a transport."""
@@ -29,6 +32,15 @@ class Calls:
         self._functions = methods(service)
         self.draining = False
         """no new calls are taken"""
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()
+
+    def drain(self) -> None:
+        """Take no new calls, and end those that only wait for something to happen."""
+        self.draining = True
+        for task in self._waiting:
+            self._ended.add(task)
+            task.cancel()
 
     async def unary(self, method: Method, request: Any, caller: Caller, transport: str) -> Message:
         """Call a method that has one answer; `request` may be a stream of messages."""
@@ -52,16 +64,23 @@ class Calls:
     def _counted(self, method: Method, caller: Caller, transport: str) -> Iterator[None]:
         figures = self.service.figures
         kind = ""
+        task = asyncio.current_task()
+        assert task is not None
         try:
             if self.draining:
-                raise Unavailable("hypercore is stopping", hint="try again in a moment")
+                raise _stopping()
             caller.require(method)
+            if method.name in WAITING:
+                self._waiting.add(task)
             yield
         except HypercoreError as exc:
             kind = "Cancelled" if isinstance(exc, CallerLeft) else kind_of(exc)
             raise
-        except (asyncio.CancelledError, GeneratorExit):
+        except (asyncio.CancelledError, GeneratorExit) as exc:
             kind = "Cancelled"
+            if task in self._ended and isinstance(exc, asyncio.CancelledError):
+                task.uncancel()
+                raise _stopping() from exc
             raise
         except Exception as exc:
             kind = "Internal"
@@ -71,7 +90,13 @@ class Calls:
                 hint="the daemon's log has more",
             ) from exc
         finally:
+            self._waiting.discard(task)
+            self._ended.discard(task)
             figures.calls[method.name, transport, kind] += 1
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("hypercore is stopping", hint="try again in a moment")
 
 
 def too_late(method: Method, timeout_s: float) -> DeadlineExceeded:

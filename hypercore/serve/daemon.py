@@ -67,7 +67,7 @@ async def run(settings: Settings, config: HostConfig, report: Callable[[str], No
                     systemd.notify("READY=1")
                     await stopping.wait()
                 systemd.notify("STOPPING=1")
-                daemon.calls.draining = True
+                daemon.calls.drain()
             for task in tasks:
                 task.cancel()
     except BaseExceptionGroup as failures:

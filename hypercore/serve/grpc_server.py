@@ -46,6 +46,9 @@ OPTIONS = [
     ("grpc.handshake_timeout_ms", 10_000),
 ]
 
+_OPEN = (("hypercore-open", "1"),)
+"""Metadata that tells a stream that is open from one that was refused"""
+
 Context: TypeAlias = Any
 """grpc.aio.ServicerContext, which has no types"""
 Identify = Callable[[Context], Awaitable[Caller]]
@@ -94,7 +97,7 @@ def _handler(calls: Calls, identify: Identify, method: Method) -> grpc.RpcMethod
         try:
             caller = await identify(context)
             async with calls.stream(method, request_of(data), caller, "grpc") as answers:
-                await context.send_initial_metadata(())
+                await context.send_initial_metadata(_OPEN)
                 async for answer in answers:
                     yield answer.encode()
         except HypercoreError as exc:

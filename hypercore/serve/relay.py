@@ -9,14 +9,13 @@ import socket
 from pathlib import Path
 from typing import cast
 
-MAX_CONNECTIONS = 1024
-
 
 class _Half(asyncio.Protocol):
     """One end of a relayed connection."""
 
+    transport: asyncio.Transport
+
     def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
         self.other: _Half | None = None
         self.early: list[bytes] = []
         self.ended = False
@@ -25,27 +24,27 @@ class _Half(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.other is not None and self.other.transport is not None:
+        if self.other is not None:
             self.other.transport.write(data)
         else:
             self.early.append(data)
 
     def eof_received(self) -> bool:
         self.ended = True
-        if self.other is not None and self.other.transport is not None:
+        if self.other is not None:
             self.other.transport.write_eof()
         return True
 
     def pause_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
+        if self.other is not None:
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
+        if self.other is not None:
             self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.other is not None and self.other.transport is not None:
+        if self.other is not None:
             self.other.transport.close()
 
 
@@ -56,7 +55,6 @@ class Relay:
         self._target = target
         self._joining: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._open = 0
 
     async def start(self, listener: socket.socket) -> None:
         self._server = await asyncio.get_running_loop().create_unix_server(
@@ -64,8 +62,7 @@ class Relay:
         )
 
     def _accepted(self) -> asyncio.Protocol:
-        near = _Near(self)
-        return near
+        return _Near(self)
 
     def join(self, near: _Half) -> None:
         task = asyncio.get_running_loop().create_task(self._join(near))
@@ -73,7 +70,6 @@ class Relay:
         task.add_done_callback(self._joining.discard)
 
     async def _join(self, near: _Half) -> None:
-        assert near.transport is not None
         near.transport.pause_reading()
         far = _Half()
         loop = asyncio.get_running_loop()
@@ -83,9 +79,13 @@ class Relay:
             near.transport.abort()
             return
         near.other, far.other = far, near
-        assert far.transport is not None
-        far.transport.writelines(near.early)
-        near.early.clear()
+        for half, other in ((near, far), (far, near)):
+            # What came before the two knew each other.
+            if half.early:
+                other.transport.write(b"".join(half.early))
+                half.early.clear()
+            if half.ended:
+                other.transport.write_eof()
         if near.transport.is_closing():
             far.transport.close()
             return

@@ -18,7 +18,7 @@ from hypercore.api import checked_id
 from hypercore.config import HostConfig
 from hypercore.containerd import images
 from hypercore.engine import STOP_GRACE_S, Engine
-from hypercore.errors import HypercoreError, InvalidArgument, NotFound
+from hypercore.errors import HypercoreError, InvalidArgument, NotFound, Unavailable
 from hypercore.inventory import ALIVE, Record, seconds
 from hypercore.proto import hypercore_pb as pb
 from hypercore.serve import copies, image_jobs, streams
@@ -30,6 +30,7 @@ from hypercore.serve.watch import Watch
 
 MAX_PAGE = 1000
 MIN_INTERVAL_S = 0.2
+FOLLOW_TIMEOUT_S = 15.0
 MAX_GRACE_S = 3600.0
 SOURCES = ("task", "console", "vmm")
 T = TypeVar("T")
@@ -205,6 +206,13 @@ class Service:
                     field="kinds",
                 )
         wanted = checked_id(request.id) if request.id else ""
+        try:
+            async with asyncio.timeout(FOLLOW_TIMEOUT_S):
+                await self.watch.wait_synced()
+        except TimeoutError as exc:
+            raise Unavailable(
+                "containerd's events are not followed", hint="is containerd running?"
+            ) from exc
         watcher = await self.watch.watcher(wanted, request.kinds)
         return streams.events(watcher)
 
