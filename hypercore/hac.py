@@ -12,12 +12,14 @@ from hypercore import hac_network, hac_unikernel, providers
 from hypercore.containerd import reference
 from hypercore.errors import InvalidArgument
 from hypercore.hostnet import interfaces
-from hypercore.spec import HardwareSpec, NetworkSpec, SpawnSpec, WorkloadSpec
+from hypercore.spec import DiskLimits, HardwareSpec, NetworkSpec, SpawnSpec, WorkloadSpec
 from hypercore.tomlfile import Table, load, nearest
 
 DEFAULT_FILE = Path("hac.toml")
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 64, 1024 * 1024
 MAX_CORES = 64
+MAX_PER_S = 10_000_000
+"""Bound on disks beyond which there is none."""
 PROVIDER_ALIASES = {"cloudhypervisor": "cloud-hypervisor"}
 
 _ENV = re.compile(r"[^=\0\s]+=[^\0]*", re.DOTALL)
@@ -115,6 +117,10 @@ def _hardware(table: Table, vm: Table) -> HardwareSpec:
         kernel_path=table.path("kernel"),
         drive_path=table.path("drive"),
         initrd_path=vm.path("initrd"),
+        disk_limits=DiskLimits(
+            mib_per_s=vm.integer("disk_mib_per_s", 0, least=0, most=MAX_PER_S, unit="MiB"),
+            ops_per_s=vm.integer("disk_ops_per_s", 0, least=0, most=MAX_PER_S),
+        ),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hypercore import hac
 from hypercore.errors import InvalidArgument, NotFound
-from hypercore.spec import HardwareSpec, NetworkSpec, SpawnSpec, WorkloadSpec
+from hypercore.spec import DiskLimits, HardwareSpec, NetworkSpec, SpawnSpec, WorkloadSpec
 
 FIRST_HYPERCORE = """
 [spacecore]
@@ -54,6 +54,8 @@ def test_all_our_tables(tmp_path: Path) -> None:
     provider = "qemu"
     cmdline = "debug"
     initrd = "/i"
+    disk_mib_per_s = 50
+    disk_ops_per_s = 1000
     [network]
     mode = "nat"
     dns = ["1.1.1.1", "2606:4700:4700::1111"]
@@ -74,6 +76,7 @@ def test_all_our_tables(tmp_path: Path) -> None:
         hardware=HardwareSpec(
             kernel_path=tmp_path / "images/vmlinux",
             initrd_path=Path("/i"),
+            disk_limits=DiskLimits(50, 1000),
         ),
         network=NetworkSpec(mode="nat", dns=("1.1.1.1", "2606:4700:4700::1111"), mtu=1400),
         workload=WorkloadSpec(

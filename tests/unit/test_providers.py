@@ -13,7 +13,15 @@ from hypercore.errors import InvalidArgument, Unavailable
 from hypercore.paths import MicroVMPaths
 from hypercore.providers import kvm_probe, qemu
 from hypercore.providers.base import FIRST_FD, Bind, BootSpec, Feature, Probe, find_binary
-from hypercore.spec import Disk
+from hypercore.spec import (
+    Disk,
+    DiskLimits,
+    HardwareSpec,
+    MicroVMSpec,
+    NetworkSpec,
+    from_annotations,
+    to_annotations,
+)
 
 HELPER = Path("/opt/tools/usr/bin/vhost-device-vsock")
 TCG = Probe(
@@ -256,3 +264,9 @@ def test_tsc_rate_agrees_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert measure_khz(20) == pytest.approx(rate, rel=0.001)
     with pytest.raises(ValueError, match="sample_ms"):
         measure_khz(0)
+
+
+def test_a_machine_travels_in_annotations() -> None:
+    hardware = HardwareSpec(disk_limits=DiskLimits(50, 1000), balloon_mib=64)
+    spec = MicroVMSpec("vm1", "firecracker", hardware, NetworkSpec("none"))
+    assert from_annotations("vm1", to_annotations(spec)) == spec
