@@ -207,13 +207,13 @@ class MicroVM:
     async def resume(self) -> None:
         """Let a paused guest run on, with the host's time."""
         chosen = self._require_feature(State.PAUSED, Feature.PAUSE, "pause a microVM")
-        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
-        await chosen.provider.resume(chosen.boot, deadline)
+        now = asyncio.get_running_loop().time()
+        await chosen.provider.resume(chosen.boot, now + STOP_TIMEOUT_S)
         if self.state == State.PAUSED:
             self._advance(State.RUNNING)
         if self._cut_off:
             self._cut_off = False
-            await self._reconnect(chosen)
+            await self._reach_agent(chosen, now + STREAM_TIMEOUT_S)
         else:
             await self.agent.set_clock()
 
@@ -368,10 +368,14 @@ class MicroVM:
             await self._ask_until(deadline, configure(boot, deadline))
             self._group.configured()
         with self._timed("boot"):
-            launch = provider.resume if boot.snapshot else provider.launch
-            await self._ask_until(deadline, launch(boot, deadline))
+            if boot.snapshot is not None:
+                listener.close()
+                await self._ask_until(deadline, provider.resume(boot, deadline))
+                await self._reach_agent(chosen, deadline)
+                return
+            await self._ask_until(deadline, provider.launch(boot, deadline))
             connection = await self._group.unless_exited(
-                self._dial_agent() if boot.snapshot else self._accept_agent(chosen, listener),
+                self._accept_agent(chosen, listener),
                 deadline,
                 f"its agent did not call within {timeout_s:g} s",
             )
@@ -549,30 +553,43 @@ class MicroVM:
                 return connection
             connection.close()
 
-    async def _dial_agent(self) -> socket.socket:
-        """Reach the agent of a restored guest, whose connections ended with the old VMM."""
-        while True:
-            try:
-                return await vsock.dial_hybrid(
-                    self.files.vsock, vsock.SUCCESSOR_PORT, max(self._uid, 0)
-                )
-            except Unavailable:  # its driver learns of the new VMM with its first interrupts
-                await asyncio.sleep(DIAL_PAUSE_S)
+    async def _reach_agent(self, chosen: Chosen, deadline: float) -> None:
+        """Meet the agent of a guest whose connections ended with a VM snapshot.
 
-    async def _reconnect(self, chosen: Chosen) -> None:
-        connection = await self._group.unless_exited(
-            self._dial_agent(),
-            asyncio.get_running_loop().time() + STREAM_TIMEOUT_S,
-            f"its agent was not reached again within {STREAM_TIMEOUT_S:g} s",
-        )
-        self.agent.close()
-        await self._say_hello(chosen.provider, connection)
+        The guest learns of that by an interrupt, and then ends those made meanwhile as well.
+        """
+
+        async def reach() -> None:
+            while True:
+                try:
+                    connection = await vsock.dial_hybrid(
+                        self.files.vsock, vsock.SUCCESSOR_PORT, max(self._uid, 0)
+                    )
+                    await self._greet(chosen.provider, connection)
+                except Unavailable:
+                    await asyncio.sleep(DIAL_PAUSE_S)
+                else:
+                    return
+
+        if self._agent is not None:
+            self._agent.close()
+        await self._group.unless_exited(reach(), deadline, "its agent was not reached in time")
 
     def _origin(self, chosen: Chosen) -> vm_snapshot.Origin:
         addresses = [a for interface in self.attachment.interfaces for a in interface.addresses]
         return vm_snapshot.origin(chosen.provider, chosen.probe, chosen.boot, addresses)
 
     async def _say_hello(self, provider: Provider, connection: socket.socket) -> None:
+        try:
+            await self._greet(provider, connection)
+        except HypercoreError as exc:
+            # An agent that dies takes the guest with it: the VMM's end tells more.
+            await asyncio.wait({self.exited}, timeout=LAST_WORD_S)
+            if not self.exited.done():
+                raise
+            raise self._group.error() from exc
+
+    async def _greet(self, provider: Provider, connection: socket.socket) -> None:
         self._agent = await AgentClient.over(connection)
         self._owned.callback(self._agent.close)
         request = agent_pb.HelloRequest(
@@ -582,14 +599,7 @@ class MicroVM:
             dns_search=list(self.attachment.dns_search),
             poweroff=provider.poweroff,
         )
-        try:
-            self.hello = await self._agent.hello(request)
-        except HypercoreError as exc:
-            # An agent that dies takes the guest with it: the VMM's end tells more.
-            await asyncio.wait({self.exited}, timeout=LAST_WORD_S)
-            if not self.exited.done():
-                raise
-            raise self._group.error() from exc
+        self.hello = await self._agent.hello(request)
 
     # -- later --
 
