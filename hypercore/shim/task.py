@@ -563,8 +563,9 @@ class Task:
             await self._microvm.kill()
         end = await asyncio.shield(self.init.exited)
         self.forget()
-        assert self._guest is not None
-        await hooks.run_all(self._guest.hooks, hooks.AFTER_STOP, self._hook_state("stopped", 0))
+        if self._guest is not None:  # a unikernel has no hooks
+            state = self._hook_state("stopped", 0)
+            await hooks.run_all(self._guest.hooks, hooks.AFTER_STOP, state)
         await asyncio.to_thread(self._remove_files)
         self._publish(
             events.TaskDelete(
