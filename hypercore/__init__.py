@@ -7,9 +7,24 @@ TYPE_CHECKING = False  # typing's own costs more than all that `delete` needs
 
 __version__ = "0.1.0"
 
-__all__ = ["Engine", "HostConfig", "HypercoreError", "MicroVM", "SpawnSpec", "__version__"]
+__all__ = [
+    "VM",
+    "AsyncClient",
+    "AsyncVM",
+    "Client",
+    "Engine",
+    "HostConfig",
+    "HypercoreError",
+    "MicroVM",
+    "SpawnSpec",
+    "__version__",
+]
 
 _HOMES = {
+    "VM": "hypercore.client",
+    "AsyncClient": "hypercore.client",
+    "AsyncVM": "hypercore.client",
+    "Client": "hypercore.client",
     "Engine": "hypercore.engine",
     "HostConfig": "hypercore.config",
     "HypercoreError": "hypercore.errors",
@@ -18,6 +33,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from hypercore.client import VM, AsyncClient, AsyncVM, Client
     from hypercore.config import HostConfig
     from hypercore.engine import Engine
     from hypercore.errors import HypercoreError

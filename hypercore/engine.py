@@ -49,6 +49,7 @@ from hypercore.errors import (
 )
 from hypercore.hostnet import default_interface
 from hypercore.inventory import ALIVE, Record
+from hypercore.observed import Event, Usage
 from hypercore.privilege import require_root
 from hypercore.proto.containerd_version_pb import Version, VersionResponse
 from hypercore.proto.types_pb import Empty, Mount
@@ -475,11 +476,11 @@ class Engine:
         await engine_control.resume(self.client, record)
         return record
 
-    async def usage(self, wanted: str) -> engine_control.Usage:
+    async def usage(self, wanted: str) -> Usage:
         """What a running microVM's container uses now."""
         return await engine_control.usage(self.client, await self.find(wanted))
 
-    def events(self) -> AsyncGenerator[engine_events.Event | None, None]:
+    def events(self) -> AsyncGenerator[Event | None, None]:
         """What happens from now on; see engine_events.subscribe."""
         return engine_events.subscribe(self.client)
 

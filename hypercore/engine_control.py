@@ -1,27 +1,14 @@
 """Pausing a running microVM, and what it uses."""
 
 import time
-from dataclasses import dataclass
 
 from hypercore.containerd import tasks
 from hypercore.containerd.client import Client
 from hypercore.errors import NotFound, StateError
 from hypercore.inventory import Record, State
+from hypercore.observed import Usage
 from hypercore.proto.cgroup_stats_pb import Metrics
 from hypercore.wire.codec import DecodeError
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a container uses, by its cgroup in the guest."""
-
-    at: float
-    """seconds since the epoch"""
-    cpu_us: int = 0
-    memory_bytes: int = 0
-    memory_limit_bytes: int = 0
-    processes: int = 0
-    oom_kills: int = 0
 
 
 async def pause(client: Client, record: Record) -> None:

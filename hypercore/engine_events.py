@@ -9,11 +9,11 @@ import typing
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from hypercore.containerd.client import Client
 from hypercore.errors import DeadlineExceeded, HypercoreError
 from hypercore.inventory import seconds
+from hypercore.observed import Event
 from hypercore.proto import task_events_pb
 from hypercore.proto.containerd_events_pb import Events, PublishRequest, SubscribeRequest
 from hypercore.proto.containerd_types_pb import Envelope
@@ -35,19 +35,7 @@ _KINDS = {
     "/tasks/oom": "oom",
     "/tasks/delete": "forgotten",
 }
-KINDS = ("created", "started", "exited", "paused", "resumed", "oom", "deleted")
-"""What users are told of; the others only change what a list shows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something happened to a microVM."""
-
-    kind: str
-    microvm_id: str
-    at: float
-    """seconds since the epoch"""
-    exit_code: int | None = None
+"""Users are told of observed.EVENT_KINDS; the others only change what a list shows."""
 
 
 async def subscribe(client: Client) -> AsyncGenerator[Event | None, None]:

@@ -53,9 +53,8 @@ from hypercore.client.results import (
 from hypercore.client.vm import AsyncFiles, AsyncVM
 from hypercore.config import HostConfig
 from hypercore.containerd.progress import ProgressCallback
-from hypercore.engine_control import Usage
-from hypercore.engine_events import Event
 from hypercore.inventory import Record
+from hypercore.observed import Event, Usage
 '''
 INIT = """
     def __init__(self, portal: Portal, twin: {twin}) -> None:

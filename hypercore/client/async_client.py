@@ -23,9 +23,8 @@ from hypercore.client.transport import Transport
 from hypercore.client.vm import AsyncVM
 from hypercore.config import HostConfig
 from hypercore.containerd.progress import Progress, ProgressCallback
-from hypercore.engine_control import Usage
-from hypercore.engine_events import Event
 from hypercore.inventory import Record
+from hypercore.observed import Event, Usage
 from hypercore.proto import hypercore_pb as pb
 
 CALL_TIMEOUT_S = 60.0

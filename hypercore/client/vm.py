@@ -14,9 +14,9 @@ from hypercore.api_records import SpawnResult
 from hypercore.attach import ExitStatus
 from hypercore.client.process import AsyncProcess
 from hypercore.client.results import FileInfo, Output, RunResult
-from hypercore.engine_control import Usage
 from hypercore.errors import InvalidArgument, NotFound
 from hypercore.inventory import Record
+from hypercore.observed import Usage
 
 if TYPE_CHECKING:
     from hypercore.client.async_client import AsyncClient

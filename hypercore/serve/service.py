@@ -13,13 +13,14 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import hypercore
-from hypercore import api_records, engine_events, providers
+from hypercore import api_records, providers
 from hypercore.api import checked_id
 from hypercore.config import HostConfig
 from hypercore.containerd import images
 from hypercore.engine import STOP_GRACE_S, Engine
 from hypercore.errors import HypercoreError, InvalidArgument, NotFound, Unavailable
 from hypercore.inventory import ALIVE, Record, seconds
+from hypercore.observed import EVENT_KINDS
 from hypercore.proto import hypercore_pb as pb
 from hypercore.serve import copies, image_jobs, streams
 from hypercore.serve.callers import Caller
@@ -200,9 +201,9 @@ class Service:
         self, request: pb.EventsRequest, caller: Caller
     ) -> AsyncGenerator[pb.Event, None]:
         for kind in request.kinds:
-            if kind not in engine_events.KINDS:
+            if kind not in EVENT_KINDS:
                 raise InvalidArgument(
-                    f"kinds: {kind[:40]!r} is none of {', '.join(engine_events.KINDS)}",
+                    f"kinds: {kind[:40]!r} is none of {', '.join(EVENT_KINDS)}",
                     field="kinds",
                 )
         wanted = checked_id(request.id) if request.id else ""

@@ -11,10 +11,10 @@ from typing import TypeVar
 from hypercore import api_records, logs
 from hypercore.attach import ExitStatus
 from hypercore.engine import Engine
-from hypercore.engine_control import Usage
 from hypercore.engine_session import Session, session
 from hypercore.errors import InvalidArgument, StateError
 from hypercore.inventory import Record
+from hypercore.observed import Usage
 from hypercore.proto import hypercore_pb as pb
 from hypercore.serve.requests import MAX_ARGUMENTS_BYTES, checked_signal
 from hypercore.serve.watch import Watcher

@@ -12,9 +12,9 @@ from contextlib import aclosing
 
 from hypercore import api_records, inventory
 from hypercore.engine import Engine
-from hypercore.engine_events import KINDS, Event
 from hypercore.errors import HypercoreError, NotFound, ResourceExhausted
 from hypercore.inventory import ALIVE, Record
+from hypercore.observed import EVENT_KINDS, Event
 from hypercore.proto import hypercore_pb as pb
 from hypercore.wire import json
 
@@ -155,7 +155,7 @@ class Watch:
     def _take(self, event: Event) -> None:
         self._dirty.add(event.microvm_id)
         self._wake.set()
-        if event.kind in KINDS:
+        if event.kind in EVENT_KINDS:
             for watcher in self._watchers:
                 watcher.put(event)
 
