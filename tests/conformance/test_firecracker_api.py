@@ -14,10 +14,11 @@ import jsonschema
 import pytest
 import yaml
 
+from hypercore.errors import VmmError
 from hypercore.paths import MicroVMPaths
-from hypercore.providers.base import BootSpec
+from hypercore.providers.base import BootSpec, VmSnapshot
 from hypercore.providers.firecracker import FirecrackerProvider, render_requests
-from hypercore.spec import Disk
+from hypercore.spec import Disk, DiskLimits
 
 FULL = BootSpec(
     microvm_id="vm1",
@@ -38,6 +39,19 @@ FULL = BootSpec(
     jail=True,
 )
 LEAST = replace(FULL, initrd_path=None, disks=FULL.disks[:1], guest_mac="", tap_name="")
+FULL = replace(FULL, disk_limits=DiskLimits(50, 1000), balloon_mib=64)
+KEPT = VmSnapshot(Path("/kept/state"), Path("/kept/memory"))
+CALLS: dict[str, tuple[object, ...]] = {
+    "configure": (),
+    "launch": (),
+    "pause": (),
+    "resume": (),
+    "take_snapshot": (KEPT,),
+    "restore": (),
+    "set_disk_limits": (DiskLimits(ops_per_s=5),),
+    "set_balloon": (32,),
+    "press_power_button": (),
+}
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +103,31 @@ def api(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, object]]:
     return made
 
 
-@pytest.mark.parametrize("verb", ["configure", "launch", "pause", "resume"])
+@pytest.mark.parametrize("verb", CALLS)
 def test_every_verb(
     definition: dict[str, object], api: list[tuple[str, str, object]], verb: str
 ) -> None:
-    asyncio.run(getattr(FirecrackerProvider(), verb)(FULL, 0.0))
+    boot = replace(FULL, snapshot=KEPT)
+    asyncio.run(getattr(FirecrackerProvider(), verb)(boot, *CALLS[verb], 0.0))
     assert api
     for method, target, body in api:
         check(definition, method, target, body)
+
+
+def test_asking_for_metrics(
+    definition: dict[str, object],
+    api: list[tuple[str, str, object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HYPERCORE_RUN_DIR", str(tmp_path))
+    boot = replace(FULL, paths=MicroVMPaths("vm1"))
+    boot.paths.vmm_dir.mkdir(parents=True)
+    os.mkfifo(boot.paths.metrics_fifo)
+    with pytest.raises(VmmError, match="metrics are no JSON"):  # nobody writes them
+        asyncio.run(FirecrackerProvider().metrics(boot, 0.0))
+    assert len(api) == 1
+    check(definition, *api[0])
 
 
 def test_the_check_itself_refuses(definition: dict[str, object]) -> None:
