@@ -122,8 +122,10 @@ format: build ## let ruff rewrite what it can
 	$(VENV)/bin/ruff format .
 
 .PHONY: wheel
-wheel: build ## source archive and wheel into dist/
+wheel: build ## source archive and wheel into dist/, with the agent if it was compiled before
+	rm -rf dist
 	$(PY) -m build
+	$(PY) scripts/check_wheel.py $(if $(wildcard hypercore/guest/prebuilt/*/init),,--no-agent) dist/*.whl
 
 .PHONY: clean-ext
 clean-ext:
