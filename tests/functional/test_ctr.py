@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import pty
 import random
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional import instance
+from tests.functional import instance, shim_calls
 from tests.functional.conftest import SHELL_REF
 from tests.functional.instance import BOOT_DEADLINE_S, Instance
 
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.timeout(4 * BOOT_DEADLINE_S)
 NAMESPACE = "ctrtest"
 RUNTIME = ("--snapshotter", "blockfile", "--runtime", "io.containerd.hypercore.v1")
 CALL_S = 60
+RUNNING = 2
+"""in the answer to State"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,6 +192,68 @@ def test_exec_of_no_command(ctr: Ctr, box: str) -> None:
 def test_output_held_by_a_child_does_not_hold_the_exit(ctr: Ctr, box: str) -> None:
     done = ctr("task", "exec", "--exec-id", "e5", box, "sh", "-c", "sleep 30 & echo x; exit 6")
     assert (done.returncode, done.stdout) == (6, b"x\n")
+
+
+def process(*args: str) -> bytes:
+    spec = {"args": args, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+    return json.dumps(spec).encode()
+
+
+def test_a_burst_and_delete_right_after_wait_lose_nothing(
+    ctr: Ctr, box: str, tmp_path: Path
+) -> None:
+    shim, streams = shim_calls.shim_of(ctr.made, box), shim_calls.fifos(tmp_path)
+    sinks = [shim_calls.Sink(path) for path in (streams.stdout, streams.stderr)]
+    shim.start("io1", process("sh", "-c", "head -c 8388608 /dev/zero; echo end >&2"), streams)
+    assert shim.wait("io1") == 0
+    shim.delete("io1")
+    assert [len(sinks[0].all()), sinks[1].all()] == [8 << 20, b"end\n"]
+
+
+def test_output_nobody_reads_makes_its_process_wait(ctr: Ctr, box: str, tmp_path: Path) -> None:
+    shim, streams = shim_calls.shim_of(ctr.made, box), shim_calls.fifos(tmp_path)
+    errors = shim_calls.Sink(streams.stderr)
+    with shim_calls.reader(streams.stdout) as out:
+        command = process("sh", "-c", "head -c 8388608 /dev/zero; echo end >&2")
+        shim.start("io2", command, streams)
+        # Long enough for the pipes on the way to fill: another process comes and goes.
+        assert ctr("task", "exec", "--exec-id", "io2b", box, "true").returncode == 0
+        assert shim.status("io2") == RUNNING
+        total = 0
+        while data := shim_calls.read_some(out):
+            total += len(data)
+    assert total == 8 << 20
+    assert shim.wait("io2") == 0
+    shim.delete("io2")
+    assert errors.all() == b"end\n"
+
+
+def test_clients_come_and_go_and_stdin_ends_by_close_io_alone(
+    ctr: Ctr, box: str, tmp_path: Path
+) -> None:
+    shim, streams = shim_calls.shim_of(ctr.made, box), shim_calls.fifos(tmp_path, stdin=True)
+    errors = shim_calls.Sink(streams.stderr)
+    # The first client of the FIFOs, as they are opened before the start.
+    with shim_calls.reader(streams.stdout) as out:
+        shim.start("io3", process("cat"), streams)
+        with open(streams.stdin, "wb") as writer:
+            writer.write(b"one\n")
+        assert shim_calls.read_line(out) == b"one\n"
+    # It has gone; what comes meanwhile waits for the next one.
+    with open(streams.stdin, "wb") as writer:
+        writer.write(b"two\n")
+    assert ctr("task", "exec", "--exec-id", "io3b", box, "true").returncode == 0
+    assert shim.status("io3") == RUNNING
+    with shim_calls.reader(streams.stdout) as out:
+        assert shim_calls.read_line(out) == b"two\n"
+        with open(streams.stdin, "wb") as writer:
+            writer.write(b"three\n")
+        assert shim_calls.read_line(out) == b"three\n"
+        shim.close_stdin("io3")
+        assert shim_calls.read_some(out) == b""
+    assert shim.wait("io3") == 0
+    shim.delete("io3")
+    assert errors.all() == b""
 
 
 def test_pause_and_resume(ctr: Ctr, box: str) -> None:
