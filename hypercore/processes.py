@@ -106,6 +106,23 @@ def kill(processes: list[Process], timeout_s: float) -> list[Process]:
         return list(pending.values())
 
 
+def send_signal(file: Path, role: str, number: int) -> bool:
+    """Send a signal to the process last recorded as `role`; whether it is there."""
+    for process in reversed(read(file)[0]):
+        if process.role == role:
+            pidfd = _open_if_same(process)
+            if pidfd is None:
+                return False
+            try:
+                signal.pidfd_send_signal(pidfd, number)
+            except ProcessLookupError:
+                return False
+            finally:
+                os.close(pidfd)
+            return True
+    return False
+
+
 def start_time(pid: int) -> int:
     """When `pid` started, in clock ticks since boot; 0 if there is none or it is a zombie."""
     try:

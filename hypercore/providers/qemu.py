@@ -2,7 +2,8 @@
 
 Everything is on the command line; QMP only stops, pauses and resumes. Disks, TAP, console and the
 QMP socket are fds, so a confined QEMU opens no path but firmware, kernel and initrd. vsock is the
-kernel's vhost-vsock, else the program vhost-device-vsock, which needs the guest's memory shared.
+kernel's vhost-vsock, else the program vhost-device-vsock, which needs the guest's memory shared;
+with it a pause is a signal.
 
 Facts behind choices: docs/system/i386/microvm.rst of QEMU; under TCG `pit=off` or `pic=off` hang
 the guest's timer calibration; a guest that resets ends QEMU because of -no-reboot.
@@ -12,9 +13,10 @@ import fcntl
 import os
 import platform
 import re
+import signal
 from pathlib import Path
 
-from hypercore import qmp, tsc
+from hypercore import processes, qmp, tsc
 from hypercore.config import HostConfig
 from hypercore.errors import Unavailable
 from hypercore.providers import kvm_probe
@@ -116,16 +118,38 @@ class QemuProvider(Provider):
         return (_render_vsock_helper(boot, probe.vsock_helper), qemu)
 
     async def ask_to_stop(self, boot: BootSpec, deadline: float) -> None:
+        if _has_helper(boot):
+            _signal_qemu(boot, signal.SIGCONT)  # it may be paused
         await qmp.execute(boot.paths.api_socket, "quit", deadline)
 
     async def press_power_button(self, boot: BootSpec, deadline: float) -> None:
         await qmp.execute(boot.paths.api_socket, "system_powerdown", deadline)
 
     async def pause(self, boot: BootSpec, deadline: float) -> None:
-        await qmp.execute(boot.paths.api_socket, "stop", deadline)
+        """Under vhost-device-vsock the whole process is stopped.
+
+        QMP's `stop` takes the device's queues from the helper, and its only worker ends for good
+        when the host sends a byte before they are back: while the guest is paused, or just after.
+        """
+        if _has_helper(boot):
+            _signal_qemu(boot, signal.SIGSTOP)
+        else:
+            await qmp.execute(boot.paths.api_socket, "stop", deadline)
 
     async def resume(self, boot: BootSpec, deadline: float) -> None:
-        await qmp.execute(boot.paths.api_socket, "cont", deadline)
+        if _has_helper(boot):
+            _signal_qemu(boot, signal.SIGCONT)
+        else:
+            await qmp.execute(boot.paths.api_socket, "cont", deadline)
+
+
+def _has_helper(boot: BootSpec) -> bool:
+    return boot.paths.vhost_vsock.is_socket()
+
+
+def _signal_qemu(boot: BootSpec, number: int) -> None:
+    if not processes.send_signal(boot.paths.processes, "vmm", number):
+        raise Unavailable(f"the QEMU of microVM {boot.microvm_id} is gone")
 
 
 def _render_qemu(boot: BootSpec, probe: Probe) -> VmmCommand:
