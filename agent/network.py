@@ -48,7 +48,7 @@ def _configure(link, index, old_name, interface):
         raise RpcError(INVALID_ARGUMENT, f"interface name {name!r}")
     new_name = name if name != old_name else ""
     link.request(netlink.change_link(index, new_name, interface.mtu), f"name {name}")
-    if interface.addresses:
+    if any(":" in text for text in interface.addresses):
         _ignore_advertisements(name)
     link.request(netlink.start_link(index), f"start {name}")
     for text in interface.addresses:

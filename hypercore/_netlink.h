@@ -24,6 +24,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/ioctl.h>
+#include <linux/if_packet.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
@@ -321,6 +323,51 @@ static int netns_new(void)
         return -err;
     pthread_join(thread, NULL);
     return fd;
+}
+
+struct hc_packet {
+    int netns_fd, fd;
+    const char *name;
+};
+
+static void *packet_there(void *arg)
+{
+    struct hc_packet *p = arg;
+    struct sockaddr_ll address = {.sll_family = AF_PACKET};
+    struct ifreq r;
+    int fd;
+    if (setns(p->netns_fd, CLONE_NEWNET) < 0) {
+        p->fd = -errno;
+        return NULL;
+    }
+    fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        p->fd = -errno;
+        return NULL;
+    }
+    memset(&r, 0, sizeof r);
+    strncpy(r.ifr_name, p->name, IFNAMSIZ - 1);
+    p->fd = ioctl(fd, SIOCGIFINDEX, &r) < 0 ? -errno : fd;
+    if (p->fd >= 0) {
+        address.sll_ifindex = r.ifr_ifindex;
+        if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0)
+            p->fd = -errno;
+    }
+    if (p->fd < 0)
+        close(fd);
+    return NULL;
+}
+
+/* fd of a packet socket that sends out of a link in another namespace and receives nothing. */
+static int packet_open(int netns_fd, const char *name)
+{
+    struct hc_packet p = {.netns_fd = netns_fd, .fd = -EIO, .name = name};
+    pthread_t thread;
+    int err = pthread_create(&thread, NULL, packet_there, &p);
+    if (err)
+        return -err;
+    pthread_join(thread, NULL);
+    return p.fd;
 }
 
 /* -- the socket for nf_tables --

@@ -65,6 +65,7 @@ cdef extern from "_tap.h" nogil:
     void link_delete(hc_nl *, int, uint32_t)
     int tap_create(hc_tap *)
     int netns_new()
+    int packet_open(int, const char *)
     void nft_batch(hc_nl *, int)
     void nft_element(hc_nl *, int, int, int, const char *, const char *, const void *, size_t,
                      const void *, size_t, const void *, size_t, const void *, size_t)
@@ -175,6 +176,17 @@ def new_netns():
         fd = netns_new()
     if fd < 0:
         _raise(fd, b"", "create a network namespace")
+    return fd
+
+
+def packet_socket(bytes name not None, *, int netns_fd):
+    """fd of a packet socket that sends out of a link in another namespace, the caller's."""
+    cdef int fd
+    cdef const char *link = name
+    with nogil:
+        fd = packet_open(netns_fd, link)
+    if fd < 0:
+        _raise(fd, b"", f"open a packet socket on {name.decode('utf-8', 'replace')}")
     return fd
 
 

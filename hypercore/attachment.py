@@ -17,6 +17,19 @@ GUEST_NIC = "eth0"
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseLink:
+    """The host's end of a guest's link, where a DHCP server may be asked for it."""
+
+    name: str
+    """device whose outgoing frames are those to the guest"""
+    mac: bytes
+    """the guest's"""
+    fd: int
+    """where frames of the guest's are written: its TAP, or a packet socket"""
+    is_tap: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Attachment:
     """A microVM's end of the network.
 
@@ -35,6 +48,10 @@ class Attachment:
     dns_search: tuple[str, ...] = ()
     netns_fd: int = -1
     port_fds: tuple[int, ...] = ()
+    dhcp: LeaseLink | None = None
+    """where to ask for the guest's IPv4 address, which it lacks; its fd is the caller's"""
+    dns_is_default: bool = False
+    """nobody asked for these servers and domains; a DHCP server's own go before"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,11 @@ EGRESS4, EGRESS6 = (
 )
 UPLOADS, DOWNLOADS = _set("uploads", "ifname"), _set("downloads", "ifname")
 """TAPs whose guests send, or are sent to, no faster than the element's limit"""
+FIXED4 = Set(BRIDGE, NAME, "fixed4", ("ifname",))
+FIXED6 = Set(BRIDGE, NAME, "fixed6", ("ifname",))
+"""bridged TAPs whose guests have known addresses, and send from no others:"""
+OWNERS4 = Set(BRIDGE, NAME, "owners4", ("ifname", "ipv4_addr"))
+OWNERS6 = Set(BRIDGE, NAME, "owners6", ("ifname", "ipv6_addr"))
 BRIDGED_UPLOADS = Set(BRIDGE, NAME, "uploads", ("ifname",))
 BRIDGED_DOWNLOADS = Set(BRIDGE, NAME, "downloads", ("ifname",))
 SENDERS = Set(BRIDGE, NAME, "senders", ("ifname", "ether_addr"))
@@ -369,25 +374,60 @@ ROUTED = Table(
 
 _BRIDGED_FROM_GUEST: Rule = (meta(IIFGROUP), equals(host_u32(BRIDGED_GROUP)))
 
+_ETHER_IPV4: Rule = (meta(PROTOCOL), equals(b"\x08\0"))
+_ETHER_IPV6: Rule = (meta(PROTOCOL), equals(b"\x86\xdd"))
+_ETHER_ARP: Rule = (meta(PROTOCOL), equals(b"\x08\x06"))
+_LINK_LOCAL6_MASK, _LINK_LOCAL6 = b"\xff\xc0\0\0", b"\xfe\x80\0\0"
+
+_SOURCE6_CHAIN = Chain(
+    "source6",
+    (
+        # nd-neighbor-advert for an address that is neither link-local nor its own
+        (
+            *(*_icmp(_ICMPV6, 136), payload(TRANSPORT, 8, 4), masked(_LINK_LOCAL6_MASK)),
+            *(equals(_LINK_LOCAL6, negate=True), meta(IIFNAME)),
+            *(payload(TRANSPORT, 8, 16, REGISTER + 4), in_set("owners6", negate=True), DROP),
+        ),
+        # ip6 saddr { fe80::/10, :: } return
+        (payload(NETWORK, 8, 4), masked(_LINK_LOCAL6_MASK), equals(_LINK_LOCAL6), RETURN),
+        (payload(NETWORK, 8, 16), equals(bytes(16)), RETURN),
+        # iifname . ip6 saddr @owners6 return
+        (meta(IIFNAME), payload(NETWORK, 8, 16, REGISTER + 4), in_set("owners6"), RETURN),
+        (DROP,),
+    ),
+)
+
 BRIDGED = Table(
     BRIDGE,
     NAME,
-    (SENDERS, BRIDGED_UPLOADS, BRIDGED_DOWNLOADS),
+    (SENDERS, FIXED4, FIXED6, OWNERS4, OWNERS6, BRIDGED_UPLOADS, BRIDGED_DOWNLOADS),
     (
+        _SOURCE6_CHAIN,
         Chain(
             "source",
             (
                 # iifname . ether saddr != @senders drop
                 (*_SENDER, in_set("senders", negate=True), DROP),
                 # ether type ip udp sport 67 drop: no DHCP server but the network's own
-                (
-                    *(meta(PROTOCOL), equals(b"\x08\0")),
-                    *_protocol(_UDP),
-                    *_FROM_DHCP_SERVER,
-                    DROP,
-                ),
+                (*_ETHER_IPV4, *_protocol(_UDP), *_FROM_DHCP_SERVER, DROP),
                 # ether type ip6 icmpv6 type nd-router-advert drop
-                (*(meta(PROTOCOL), equals(b"\x86\xdd")), *_icmp(_ICMPV6, 134), DROP),
+                (*_ETHER_IPV6, *_icmp(_ICMPV6, 134), DROP),
+                # iifname . arp saddr ether != @senders drop
+                (
+                    *(*_ETHER_ARP, meta(IIFNAME), payload(NETWORK, 8, 6, REGISTER + 4)),
+                    *(in_set("senders", negate=True), DROP),
+                ),
+                # iifname @fixed4 iifname . arp saddr ip != @owners4 drop, and so for ip saddr
+                *(
+                    (
+                        *(*ethertype, *_FROM, in_set("fixed4"), meta(IIFNAME)),
+                        *(payload(NETWORK, offset, 4, REGISTER + 4),),
+                        *(in_set("owners4", negate=True), DROP),
+                    )
+                    for ethertype, offset in ((_ETHER_ARP, 14), (_ETHER_IPV4, 12))
+                ),
+                # iifname @fixed6: what it sends from, and what it answers for (ND)
+                (*_ETHER_IPV6, *_FROM, in_set("fixed6"), jump("source6")),
             ),
         ),
         Chain(

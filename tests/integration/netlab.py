@@ -258,7 +258,7 @@ def datagrams(netns: int | None, address: str, port: int = 0) -> socket.socket:
 # -- frames made by hand --
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     if len(data) % 2:
         data += b"\0"
     total = sum(struct.unpack(f">{len(data) // 2}H", data))
@@ -283,11 +283,11 @@ def udp_frame(
     if len(a) == 4:
         ethertype = 0x0800  # UDP's checksum may be absent over IPv4
         ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + a + b
-        packet = ip[:10] + struct.pack(">H", _checksum(ip)) + ip[12:] + udp
+        packet = ip[:10] + struct.pack(">H", checksum(ip)) + ip[12:] + udp
     else:
         ethertype = 0x86DD
         pseudo = a + b + struct.pack(">IHBB", len(udp), 0, 0, 17)
-        udp = udp[:6] + struct.pack(">H", _checksum(pseudo + udp)) + udp[8:]
+        udp = udp[:6] + struct.pack(">H", checksum(pseudo + udp)) + udp[8:]
         packet = struct.pack(">IHBB", 6 << 28, len(udp), 17, 64) + a + b + udp
     return HEADER + target_mac + source_mac + struct.pack(">H", ethertype) + packet
 
@@ -311,7 +311,7 @@ def attached(microvm_id: str, spec: NetworkSpec) -> Iterator[network.Attachment]
     try:
         yield made
     finally:
-        for fd in (made.tap_fd, *made.port_fds):
+        for fd in (made.tap_fd, *made.port_fds, *((made.dhcp.fd,) if made.dhcp else ())):
             os.close(fd)
         network.detach(microvm_id, slot)
         slots.release(microvm_id)

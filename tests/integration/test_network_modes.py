@@ -1,6 +1,5 @@
 """Modes bridge and netns in namespaces of our own."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from hypercore.network import Attachment
 from hypercore.proto.agent_pb import Interface
 from hypercore.spec import NetworkSpec
 from tests.integration import netlab
+from tests.integration.netlab import attached
 
 pytestmark = pytest.mark.usefixtures("root", "instance")
 
@@ -38,18 +38,6 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def here() -> Iterator[int]:
     with netlab.namespace() as fd, netlab.inside(fd):
         yield fd
-
-
-@contextlib.contextmanager
-def attached(microvm_id: str, spec: NetworkSpec) -> Iterator[Attachment]:
-    slot = slots.acquire(microvm_id)
-    made = network.attach(microvm_id, slot, spec, HostConfig())
-    try:
-        yield made
-    finally:
-        os.close(made.tap_fd)
-        network.detach(microvm_id, slot)
-        slots.release(microvm_id)
 
 
 # -- bridge --
