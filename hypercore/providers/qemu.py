@@ -233,7 +233,11 @@ def _disk_arguments(disk: Disk, index: int, fd: int) -> list[str]:
     return [
         *("-add-fd", f"fd={fd},set={fd_set},opaque={disk.serial}"),
         *("-blockdev", backend),
-        *("-device", f"virtio-blk-device,drive=disk{index},serial={disk.serial}"),
+        # By default a full host stops the VM without a word, for somebody to let it go on.
+        *(
+            "-device",
+            f"virtio-blk-device,drive=disk{index},serial={disk.serial},werror=report",
+        ),
     ]
 
 

@@ -101,12 +101,12 @@ def test_qemu_under_tcg_with_a_vsock_helper(boot: BootSpec) -> None:
         "-blockdev",
         "node-name=disk0,driver=raw,read-only=on,discard=unmap,"
         "file.driver=file,file.filename=/dev/fdset/1",
-        *("-device", "virtio-blk-device,drive=disk0,serial=hc0"),
+        *("-device", "virtio-blk-device,drive=disk0,serial=hc0,werror=report"),
         *("-add-fd", "fd=6,set=2,opaque=hc1"),
         "-blockdev",
         "node-name=disk1,driver=raw,read-only=off,discard=unmap,"
         "file.driver=file,file.filename=/dev/fdset/2",
-        *("-device", "virtio-blk-device,drive=disk1,serial=hc1"),
+        *("-device", "virtio-blk-device,drive=disk1,serial=hc1,werror=report"),
         *("-netdev", "tap,id=net0,fd=7"),
         *("-device", "virtio-net-device,netdev=net0,mac=02:00:00:00:00:01"),
         *("-chardev", "socket,id=vsock,path=/run/h,,c/vm/vm1/vmm/vhost.sock"),
