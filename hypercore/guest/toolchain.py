@@ -71,11 +71,6 @@ class Toolchain:
 @contextmanager
 def acquire(progress: Progress) -> Iterator[Toolchain]:
     """The toolchain, fetched if it is not there, for one build at a time."""
-    if os.geteuid() != 0:
-        raise PermissionDenied(
-            "building guest assets needs root (it runs the compiler in a chroot)",
-            hint="run it with sudo",
-        )
     machine = os.uname().machine
     metapackage = KERNEL_PACKAGES.get(machine)
     if metapackage is None:
@@ -83,27 +78,52 @@ def acquire(progress: Progress) -> Iterator[Toolchain]:
             f"no guest kernel is known for {machine}",
             hint=f"guest assets are built on {', '.join(KERNEL_PACKAGES)}",
         )
+    with _locked() as cache:
+        yield Toolchain(_fetch_root(cache, progress), _fetch_kernel(cache, metapackage, progress))
+
+
+@contextmanager
+def acquire_compiler(progress: Progress) -> Iterator[Toolchain]:
+    """As `acquire`, without a kernel: for the agent alone, also where no guest kernel is known."""
+    with _locked() as cache:
+        root = _fetch_root(cache, progress)
+        yield Toolchain(root, kernel=root)
+
+
+@contextmanager
+def _locked() -> Iterator[Path]:
+    """The cache, for one build at a time: all work in one directory of its root."""
+    if os.geteuid() != 0:
+        raise PermissionDenied(
+            "building guest assets needs root (it runs the compiler in a chroot)",
+            hint="run it with sudo",
+        )
     cache = _cache()
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield _fetch(cache, metapackage, progress)
+        yield cache
 
 
-def _fetch(cache: Path, metapackage: str, progress: Progress) -> Toolchain:
-    root, kernel = cache / "root", cache / "kernel"
+def _fetch_root(cache: Path, progress: Progress) -> Path:
+    root = cache / "root"
     have = aptroot.wanted(root)
     if have and have != sorted(PACKAGES):
         # An earlier version of hypercore wanted others.
         shutil.rmtree(root)
     aptroot.fetch(PACKAGES, suite=SUITE, into=root, progress=progress, dependencies=True)
+    return root
+
+
+def _fetch_kernel(cache: Path, metapackage: str, progress: Progress) -> Path:
+    kernel = cache / "kernel"
     if not aptroot.versions(kernel):
         found = aptroot.depends(metapackage, suite=SUITE, progress=progress)
         names = [name for name in found if name.startswith("linux-image-")]
         if not names:
             raise NotFound(f"package {metapackage} of Debian {SUITE} names no kernel")
         aptroot.fetch(names, suite=SUITE, into=kernel, progress=progress)
-    return Toolchain(root, kernel)
+    return kernel
 
 
 def _cache() -> Path:
