@@ -67,8 +67,7 @@ class EventPipe:
                 document, end = self._decoder.raw_decode(self._held)
             except ValueError:
                 if len(self._held) > MAX_DOCUMENT_BYTES:  # it will never become one
-                    self._held = self._held[1:]
-                    continue
+                    self._held = ""
                 return
             except RecursionError:
                 self._held = ""

@@ -63,6 +63,8 @@ class Vmm:
                 self.state = "Running"
             case "vm.power-button" if self.state == "Running":
                 pass
+            case "vm.resize" if self.state == "Running" and "balloon" in self.config:
+                self.config["balloon"]["size"] = body["desired_balloon"]
             case "vm.shutdown" if self.state != "Created":
                 self.state = "Created"
                 self.event("vm", "shutdown")

@@ -53,7 +53,14 @@ INSTALL_HINT = (
 
 class CloudHypervisorProvider(Provider):
     name = "cloud-hypervisor"
-    features = Feature.PAUSE | Feature.BZIMAGE | Feature.QUIT | Feature.POWER_BUTTON
+    features = (
+        Feature.PAUSE
+        | Feature.BZIMAGE
+        | Feature.QUIT
+        | Feature.BALLOON
+        | Feature.METRICS
+        | Feature.POWER_BUTTON
+    )
     tap_by_name = True
     poweroff = "poweroff"
 
@@ -145,6 +152,15 @@ class CloudHypervisorProvider(Provider):
     async def ask_to_stop(self, boot: BootSpec, deadline: float) -> None:
         await _put(boot, "vm.shutdown", None, deadline)
 
+    async def set_balloon(self, boot: BootSpec, memory_mib: int, deadline: float) -> None:
+        await _put(boot, "vm.resize", {"desired_balloon": memory_mib << 20}, deadline)
+
+    async def metrics(self, boot: BootSpec, deadline: float) -> dict[str, object]:
+        answer = await vmm_api.request(
+            boot.paths.api_socket, "GET", API + "vm.counters", deadline=deadline
+        )
+        return answer if isinstance(answer, dict) else {}
+
     async def press_power_button(self, boot: BootSpec, deadline: float) -> None:
         await _put(boot, "vm.power-button", None, deadline)
 
@@ -181,6 +197,8 @@ def render_vm(boot: BootSpec, *, use_landlock: bool) -> dict[str, object]:
         # Also of a guest without an agent: what keeps it from being booted again.
         "vsock": {"cid": boot.cid, "socket": str(boot.paths.vsock)},
     }
+    if boot.balloon_mib:
+        vm["balloon"] = {"size": boot.balloon_mib << 20, "deflate_on_oom": True}
     if use_landlock:
         vm["landlock_enable"] = True
     if boot.guest_mac:

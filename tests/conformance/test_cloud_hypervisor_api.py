@@ -37,9 +37,16 @@ FULL = BootSpec(
     control_port=10788,
     paths=MicroVMPaths("vm1"),
     jail=True,
+    balloon_mib=64,
 )
 LEAST = replace(
-    FULL, initrd_path=None, disks=FULL.disks[:1], guest_mac="", tap_name="", jail=False
+    FULL,
+    initrd_path=None,
+    disks=FULL.disks[:1],
+    guest_mac="",
+    tap_name="",
+    jail=False,
+    balloon_mib=0,
 )
 BASE = "/api/v1"
 
@@ -92,7 +99,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, object]]:
     return made
 
 
-@pytest.mark.parametrize("verb", ["configure", "ask_to_stop", "pause", "resume"])
+@pytest.mark.parametrize(
+    "verb", ["configure", "ask_to_stop", "pause", "resume", "press_power_button", "metrics"]
+)
 def test_every_verb(
     definition: dict[str, object], api: list[tuple[str, str, object]], verb: str
 ) -> None:
@@ -100,6 +109,11 @@ def test_every_verb(
     assert api
     for method, target, body in api:
         check(definition, method, target, body)
+
+
+def test_the_balloon(definition: dict[str, object], api: list[tuple[str, str, object]]) -> None:
+    asyncio.run(CloudHypervisorProvider().set_balloon(FULL, 32, 0.0))
+    check(definition, *api[0])
 
 
 def test_the_question_after_the_guests_end(

@@ -6,7 +6,6 @@ needs a real guest is in tests/kvm.
 """
 
 import asyncio
-import json
 import os
 import signal
 import tempfile
@@ -163,7 +162,7 @@ def test_a_guest_starts_pauses_resumes_and_is_killed(files: MicroVMPaths, binary
         async with running(boot, binary) as group:
             await console_says(files, TEXT)
             assert (await ask(boot, "vm.info"))["state"] == "Running"
-            assert "disk0" in json.dumps(await ask(boot, "vm.counters"))
+            assert "disk0" in await provider.metrics(boot, in_time())
             await provider.pause(boot, in_time())
             assert (await ask(boot, "vm.info"))["state"] == "Paused"
             with pytest.raises(VmmError, match=r"refused PUT /api/v1/vm\.pause \(500\)"):
@@ -204,6 +203,19 @@ def test_the_end_of_a_guest_is_told_from_a_crash(
     assert files.console_log.read_text() == TEXT
     if ending == "crash":
         assert "VCPU generated error" in files.vmm_log.read_text()
+
+
+def test_the_balloon(files: MicroVMPaths, binary: Path) -> None:
+    async def body() -> None:
+        boot = replace(boot_spec(files), balloon_mib=16)
+        async with running(boot, binary):
+            for memory_mib in (16, 32):
+                await CloudHypervisorProvider().set_balloon(boot, memory_mib, in_time())
+                config = (await ask(boot, "vm.info"))["config"]
+                assert isinstance(config, dict)
+                assert config["balloon"]["size"] == memory_mib << 20
+
+    run(body())
 
 
 def test_it_ends_when_asked(files: MicroVMPaths, binary: Path) -> None:
