@@ -1,6 +1,7 @@
 """The command line without a host: parsing, errors, exit codes, and how little it imports."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,27 @@ def run(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     code = cli.run(args)
     out, err = capsys.readouterr()
     return code, out, err
+
+
+def options(group: click.Group) -> set[str]:
+    """All long flags of a group's commands, and its own."""
+    ctx = click.Context(group)
+    found = {name for p in group.params for name in (*p.opts, *p.secondary_opts)}
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found |= options(command)
+        else:
+            found |= {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
+    return found
+
+
+def test_the_page_names_every_verb_and_no_flag_that_is_not_there() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    assert [verb for verb in cli._VERBS if not re.search(rf"`{verb}\b", text)] == []
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
+    assert mentioned - options(cli.root) == {"--help"}
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
