@@ -1,7 +1,8 @@
 """The transport over gRPC, by grpc.aio and our own codec. Importing it loads grpc, 100 ms."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,16 +125,12 @@ class _Duplex:
         self._method = method
 
     async def send(self, message: Any) -> None:
-        try:
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # `answers` tells why
             await self._call.write(message)
-        except grpc.aio.AioRpcError as exc:
-            raise error_of(exc, self._method, None) from exc
 
     async def done_sending(self) -> None:
-        try:
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self._call.done_writing()
-        except grpc.aio.AioRpcError as exc:
-            raise error_of(exc, self._method, None) from exc
 
     def answers(self) -> AsyncIterator[Any]:
         return _translated(self._call, self._method, None)

@@ -46,6 +46,7 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", 32 << 20),
     ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # else minutes, and containerd restarts in seconds
 ]
 
 

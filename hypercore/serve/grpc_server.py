@@ -4,8 +4,10 @@ Deadlines and cancellation are grpc.aio's: it cancels the coroutine that works f
 below it undo what they have done.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_STREAMS = 4096
+FIRST_MESSAGE_S = 2.0
 DETAIL_LIMIT_BYTES = 4096
 """of an error, for it travels in trailers; a header block may have 8 KiB altogether"""
 
@@ -84,9 +87,19 @@ def _handler(calls: Calls, identify: Identify, method: Method) -> grpc.RpcMethod
     def request_of(data: Any) -> Any:
         return _messages(method.request, data) if streams_in else _decode(method.request, data)
 
-    async def unary(data: Any, context: Context) -> bytes:
+    async def admitted(data: Any, context: Context) -> Caller:
         try:
             caller = await identify(context)
+            caller.require(method)
+        except HypercoreError:
+            if streams_in:
+                await _let_write(data)
+            raise
+        return caller
+
+    async def unary(data: Any, context: Context) -> bytes:
+        try:
+            caller = await admitted(data, context)
             answer = await calls.unary(method, request_of(data), caller, "grpc")
             return answer.encode()
         except HypercoreError as exc:
@@ -95,7 +108,7 @@ def _handler(calls: Calls, identify: Identify, method: Method) -> grpc.RpcMethod
 
     async def stream(data: Any, context: Context) -> AsyncIterator[bytes]:
         try:
-            caller = await identify(context)
+            caller = await admitted(data, context)
             async with calls.stream(method, request_of(data), caller, "grpc") as answers:
                 await context.send_initial_metadata(_OPEN)
                 async for answer in answers:
@@ -108,6 +121,18 @@ def _handler(calls: Calls, identify: Identify, method: Method) -> grpc.RpcMethod
         return (kind or grpc.unary_stream_rpc_method_handler)(stream)
     kind = grpc.stream_unary_rpc_method_handler if streams_in else None
     return (kind or grpc.unary_unary_rpc_method_handler)(unary)
+
+
+async def _let_write(data: AsyncIterator[bytes]) -> None:
+    """Wait for a stream's first message before it is refused.
+
+    A client that is writing it when the refusal comes may tell its user of an internal error
+    instead: grpc's own library for Python does.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_MESSAGE_S):
+            async for _message in data:
+                return
 
 
 def _decode(cls: type[Message], data: bytes) -> Message:

@@ -39,6 +39,7 @@ from hypercore.wire.codec import Message
 MAX_BODY_BYTES = 1 << 20
 BODY_TIMEOUT_S = 30.0
 HEARTBEAT_S = 15.0
+MIN_TIMEOUT_S = 0.01
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
 TIMEOUT_HEADER = "hypercore-timeout"
 KEY_HEADER = "idempotency-key"
@@ -65,12 +66,16 @@ def app(calls: Calls, identify: Identify) -> Starlette:
         return identify(token, request.scope["state"]["peer"])
 
     routes: list[BaseRoute] = []
+    by_path: dict[str, dict[str, Endpoint]] = {}
     for method in METHODS.values():
         if method.shape is Shape.SOCKET:
             routes.append(WebSocketRoute(method.path, socket_endpoint(calls, method, caller)))
         else:
             endpoint = _endpoint(calls, method, caller)
-            routes.append(Route(method.path, endpoint, methods=[method.verb]))
+            by_path.setdefault(method.path, {})[method.verb] = endpoint
+    # One route a path, so that a wrong verb is told which are right.
+    for path, endpoints in by_path.items():
+        routes.append(Route(path, _by_verb(endpoints), methods=list(endpoints)))
     routes += _operators(calls, caller)
     made = Starlette(routes=routes)
     made.add_exception_handler(HypercoreError, _on_error)
@@ -133,9 +138,9 @@ def timeout_of(headers: Mapping[str, str]) -> float | None:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 < value <= MAX_TIMEOUT_S:
+    if not MIN_TIMEOUT_S <= value <= MAX_TIMEOUT_S:
         raise InvalidArgument(
-            f"{TIMEOUT_HEADER}: must be seconds, more than 0, {MAX_TIMEOUT_S:g} at the most",
+            f"{TIMEOUT_HEADER}: must be seconds, {MIN_TIMEOUT_S} to {MAX_TIMEOUT_S:g}",
             field=TIMEOUT_HEADER,
         )
     return value
@@ -144,6 +149,13 @@ def timeout_of(headers: Mapping[str, str]) -> float | None:
 # answers
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _by_verb(endpoints: Mapping[str, Endpoint]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
+
+    return endpoint
 
 
 def _endpoint(calls: Calls, method: Method, caller_of: Callable[[Any], Caller]) -> Endpoint:

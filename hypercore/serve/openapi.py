@@ -10,7 +10,9 @@ from typing import Any
 
 import hypercore
 from hypercore.api import ID_PATTERN, METHODS, Method, Shape
+from hypercore.observed import EVENT_KINDS
 from hypercore.serve.reflection import descriptors
+from hypercore.serve.service import MAX_GRACE_S, MAX_PAGE
 from hypercore.wire import codec
 from hypercore.wire.codec import Field, Message
 
@@ -25,8 +27,18 @@ _KINDS: dict[int, dict[str, Any]] = {
 }
 _ENUMS = {
     "MicroVM.state": ["created", "running", "paused", "exited", "stopped"],
-    "Event.kind": ["created", "started", "exited", "paused", "resumed", "oom", "deleted"],
+    "Event.kind": list(EVENT_KINDS),
     "LogChunk.stream": ["stdout", "stderr"],
+    "EventsRequest.kinds": list(EVENT_KINDS),
+}
+_LIMITS: dict[str, dict[str, Any]] = {
+    "ListRequest.page_size": {"maximum": MAX_PAGE},
+    "StopRequest.grace_s": {"minimum": 0, "maximum": MAX_GRACE_S},
+    "RemoveImageRequest.ref": {"minLength": 1},
+    "PullImageRequest.ref": {"minLength": 1},
+    "Hardware.ref": {"minLength": 1},
+    "CopyFromRequest.path": {"pattern": "^/"},
+    "CopyToStart.path": {"pattern": "^/"},
 }
 _STATUSES = (
     "400",
@@ -151,7 +163,7 @@ def _parameters(method: Method) -> Iterator[dict[str, Any]]:
         yield {
             "name": "Hypercore-Timeout",
             "in": "header",
-            "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 604800},
+            "schema": {"type": "number", "minimum": 0.01, "maximum": 604800},
             "description": "Seconds after which the call is given up and undone.",
         }
 
@@ -171,7 +183,7 @@ def _success(method: Method) -> dict[str, Any]:
     if method.name == "Inspect":
         body: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     elif method.shape is Shape.EVENTS:
-        body = {"text/event-stream": {"schema": {"type": "string"}}}
+        body = {"text/event-stream": {}}
         if method.name == "Logs":
             body["text/plain"] = {"schema": {"type": "string"}}
     elif method.shape is Shape.DOWNLOAD:
@@ -210,6 +222,7 @@ def _schema_of(field: Field, owner: str) -> dict[str, Any]:
         one = dict(_KINDS[field.kind])
     if values := _ENUMS.get(f"{owner}.{field.name}"):
         one["enum"] = values
+    one |= _LIMITS.get(f"{owner}.{field.name}", {})
     if field.label == codec.REPEATED:
         return {"type": "array", "items": one}
     if field.label == codec.MAP:
