@@ -14,6 +14,7 @@ import contextlib
 import os
 import tty
 from dataclasses import replace
+from pathlib import Path
 
 from hypercore import cmdline, network, providers, slots, vm_features, vmm
 from hypercore.bounded_log import last_lines
@@ -130,6 +131,7 @@ class UnikernelVM(MicroVM):
             disks = _numbered(self.spec.unikernel)
             with self._timed("disks"):
                 open_disks(disks, fds, lent)
+            self._owned.callback(_give_back, _owners(disks))  # once the VMM is gone
             boot = self._render_boot(provider, disks, slot)
             self._chosen = chosen = Chosen(provider, probe, boot)
             self._owned.push_async_callback(self._group.close)
@@ -196,6 +198,18 @@ def _numbered(spec: UnikernelSpec) -> tuple[Disk, ...]:
         Disk(disk.path.resolve(), f"hc{number}", disk.read_only)
         for number, disk in enumerate(spec.disks)
     )
+
+
+def _owners(disks: tuple[Disk, ...]) -> tuple[tuple[Path, int, int], ...]:
+    """Path, uid and gid of what a VMM that opens disks by name is given for its life."""
+    found = [(disk.path, disk.path.stat()) for disk in disks if not disk.read_only]
+    return tuple((path, status.st_uid, status.st_gid) for path, status in found)
+
+
+def _give_back(owners: tuple[tuple[Path, int, int], ...]) -> None:
+    for path, uid, gid in owners:
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(path, uid, gid, follow_symlinks=False)
 
 
 def _without_agent(probe: Probe) -> Probe:

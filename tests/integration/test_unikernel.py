@@ -262,6 +262,7 @@ def test_its_disks_are_what_it_gets(host: Host) -> None:
             if host.config.binaries.get(host.provider, Path()).name != "fake":
                 assert str(private) in held_files(vm.pid)
             assert shared.stat().st_uid == 0
+        assert private.stat().st_uid == 0  # as before, whoever it was lent to
 
     run(body())
 
@@ -298,3 +299,20 @@ def test_networks_are_refused(host: Host) -> None:
 
     with pytest.raises(InvalidArgument, match="no network yet"):
         run(body())
+
+
+@pytest.mark.parametrize("fault", ["refuse", "hang", "die", "garbage"])
+def test_a_vmm_that_fails_at_its_stop(
+    files: paths.MicroVMPaths, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(kvm_probe, "probe", lambda: "")
+    faults = {"vm.power-button": fault}
+    binary = fake_cloud_hypervisor.install(paths.data_dir() / "fake", faults)
+    host = Host("cloud-hypervisor", HostConfig(binaries={"cloud-hypervisor": binary}))
+
+    async def body() -> None:
+        async with made(host, spec(host, guest())) as (vm, _):
+            await vm.run()
+            assert not (await vm.stop(0.5)).clean
+
+    run(body())
