@@ -10,8 +10,8 @@ from pathlib import Path
 from benchmarks import machine
 from tests.functional import instance
 
-HOST_NAMES = ("pump", "shim_start")  # need no instance
-NAMES = ("spawn", "exec", "network")
+HOST_NAMES = ("pump", "shim_start", "shim")  # need no instance
+NAMES = ("spawn", "exec", "network", "api")
 RESULTS = Path(".benchmarks/results.jsonl")
 
 
