@@ -29,7 +29,8 @@ ROOM_MIB = 64
 GUEST_NETWORK = "/proc/1/ns/net"
 INJECTED = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
 AF_VSOCK = 40
-EAFNOSUPPORT, ENOSYS = 97, 38
+IO_URING = frozenset({"io_uring_setup", "io_uring_enter", "io_uring_register"})
+EPERM, EAFNOSUPPORT, ENOSYS = 1, 97, 38
 
 _NAMESPACES = frozenset({"pid", "ipc", "uts", "mount", "cgroup", "user", "time"})
 _PROCESS_DROPPED = ("apparmorProfile", "selinuxLabel", "oomScoreAdj")
@@ -149,9 +150,9 @@ def _namespaces(given: Sequence[Mapping[str, Any]]) -> list[Document]:
 
 
 def deny_vsock(seccomp: Mapping[str, Any] | None) -> Document:
-    """`seccomp` with AF_VSOCK denied.
+    """`seccomp` with AF_VSOCK denied, and io_uring, which makes sockets past every filter.
 
-    It knows no namespaces: a container could reach the host's listener as if it were the agent.
+    vsock knows no namespaces: a container could reach the host's listener as if it were the agent.
     """
     profile: Document = dict(seccomp or {"defaultAction": "SCMP_ACT_ALLOW"})
     allows = profile["defaultAction"] in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
@@ -159,6 +160,11 @@ def deny_vsock(seccomp: Mapping[str, Any] | None) -> Document:
     for rule in profile.get("syscalls") or ():
         names = list(rule.get("names") or ())
         passes = rule.get("action") in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
+        if passes and not IO_URING.isdisjoint(names):
+            names = [name for name in names if name not in IO_URING]
+            if not names:
+                continue
+            rule = {**rule, "names": names}
         if "socket" not in names or not passes or rule.get("args"):
             rules.append(dict(rule))
             continue
@@ -172,6 +178,7 @@ def deny_vsock(seccomp: Mapping[str, Any] | None) -> Document:
     if allows:
         vsock = {"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_EQ"}
         deny: Document = {"names": ["socket"], "action": "SCMP_ACT_ERRNO"}
+        rules.append({**deny, "names": sorted(IO_URING), "errnoRet": EPERM})
         rules.append({**deny, "errnoRet": EAFNOSUPPORT, "args": [vsock]})
         if not any("socketcall" in (r.get("names") or ()) for r in rules):
             # i386's socketcall hides its arguments from the filter; libcs then use socket.

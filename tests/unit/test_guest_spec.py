@@ -162,7 +162,10 @@ def rules(seccomp):
 
 
 def test_vsock_is_denied_without_a_profile():
-    deny, socketcall = rules(None)
+    io_uring, deny, socketcall = rules(None)
+    assert io_uring["names"] == ["io_uring_enter", "io_uring_register", "io_uring_setup"]
+    assert io_uring["action"] == "SCMP_ACT_ERRNO"
+    assert "args" not in io_uring
     assert deny["names"] == ["socket"]
     assert deny["args"] == [{"index": 0, "value": 40, "op": "SCMP_CMP_EQ"}]
     assert socketcall["names"] == ["socketcall"]
@@ -180,6 +183,21 @@ def test_vsock_is_denied_by_a_profile_that_allows_socket():
             "action": "SCMP_ACT_ALLOW",
             "args": [{"index": 0, "value": 40, "op": "SCMP_CMP_NE"}],
         },
+    ]
+
+
+def test_io_uring_is_taken_from_a_profile_that_allows_it():
+    profile = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "syscalls": [
+            {"names": ["io_uring_setup", "read", "io_uring_enter"], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["io_uring_register"], "action": "SCMP_ACT_LOG"},
+            {"names": ["io_uring_setup"], "action": "SCMP_ACT_KILL"},
+        ],
+    }
+    assert rules(profile) == [
+        {"names": ["read"], "action": "SCMP_ACT_ALLOW"},
+        {"names": ["io_uring_setup"], "action": "SCMP_ACT_KILL"},
     ]
 
 
