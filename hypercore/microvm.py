@@ -46,6 +46,7 @@ from hypercore.errors import (
     Unavailable,
     from_os_error,
 )
+from hypercore.lease import Leaseholder
 from hypercore.proto import agent_pb
 from hypercore.providers.base import BootSpec, Feature, Probe, Provider, VmmCommand
 from hypercore.reclaim import claim, reclaim
@@ -58,6 +59,7 @@ STOP_TIMEOUT_S = 3.0
 SNAPSHOT_TIMEOUT_S = 120.0
 """For a VMM to write a guest's memory."""
 DIAL_PAUSE_S = 0.02
+LEASE_TIMEOUT_S = 20.0
 LAST_WORD_S = 1.0
 """Between an agent's death and that of its VM."""
 MAX_THREADS = 256
@@ -336,6 +338,7 @@ class MicroVM:
             )
             for fd in self.attachment.port_fds:
                 self._owned.callback(os.close, fd)
+            leaseholder = self._leaseholder()
         with contextlib.ExitStack() as lent:  # fds that only the VMM keeps
             fds: dict[str, int] = {}
             if self.attachment.tap_fd >= 0:
@@ -382,8 +385,20 @@ class MicroVM:
             # Calls that nobody takes fill the backlog, and vhost-device-vsock waits in connect
             # for room there: a container could cut its guest off.
             listener.close()
+        if leaseholder is not None:
+            with self._timed("lease"):
+                until = min(deadline, loop.time() + LEASE_TIMEOUT_S)
+                self.attachment = await leaseholder.acquire(self.attachment, until)
         with self._timed("hello"):
             await self._say_hello(provider, connection)
+
+    def _leaseholder(self) -> Leaseholder | None:
+        """Who asks a DHCP server for the guest's address, if that is to be asked for."""
+        if self.attachment.dhcp is None:
+            return None
+        made = Leaseholder(self.spec.microvm_id, self.attachment, self.spec.hostname)
+        self._owned.push_async_callback(made.close)
+        return made
 
     def _make_directories(self) -> None:
         """The making of vmm_dir decides which of two microVMs of one id may go on."""
