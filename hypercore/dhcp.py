@@ -8,6 +8,7 @@ exchange at a time; when to renew is lease.py's.
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import ipaddress
 import os
 import random
@@ -31,7 +32,7 @@ _ASKED = bytes((_MASK, _ROUTERS, _DNS, _DOMAIN, _MTU, _SEARCH, _ROUTES, _T1, _T2
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 8.0
 _ETH_P_ALL, _SO_ATTACH_FILTER = 0x0003, 26
-_VNET_HEADER = bytes(12)
+_TUNGETVNETHDRSZ = 0x800454D7
 _FOREVER = 0xFFFFFFFF
 
 # What comes for a DHCP client over IPv4: ethertype IP, UDP, no later fragment, port 68.
@@ -191,7 +192,11 @@ def _send(
     header += socket.inet_aton(source) + socket.inet_aton(target)
     packet = header[:10] + struct.pack(">H", _checksum(header)) + header[12:] + udp
     frame = target_mac + link.mac + b"\x08\x00" + packet
-    os.write(link.fd, (_VNET_HEADER if link.is_tap else b"") + frame)
+    # A VMM chooses the header's size when the guest's driver starts, and it is the same TAP.
+    size = bytearray(4)
+    if link.is_tap:
+        fcntl.ioctl(link.fd, _TUNGETVNETHDRSZ, size)
+    os.write(link.fd, bytes(int.from_bytes(size, "little")) + frame)
 
 
 def _checksum(header: bytes) -> int:

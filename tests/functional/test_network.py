@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from pyroute2 import IPRoute
 
 from hypercore import nft, ruleset
 from hypercore.attachment import Attachment
@@ -102,3 +103,18 @@ def test_guest_in_mode_netns() -> None:
         assert attachment.interfaces[0].addresses == [f"{POD4}/16"]
         assert [each.name for each in links(netns_fd=pod)] == ["lo", "eth0"]
         assert answers(POD4)  # the namespace itself again
+
+
+def test_guest_in_mode_bridge_gets_its_address_by_dhcp(tmp_path: Path) -> None:
+    lan = "192.168.50.1"
+    with netlab.namespace() as here, netlab.inside(here):
+        with IPRoute() as route:
+            route.link("add", ifname="br0", kind="bridge")
+            route.link("set", index=route.link_lookup(ifname="br0")[0], state="up")
+        netlab.give_address("br0", f"{lan}/24")
+        with netlab.dhcp_server(None, "br0", lan, tmp_path) as leases:
+            attachment = boot_and_ask(NetworkSpec(mode="bridge", interface="br0"))
+            assert leases.read_text() == ""  # released
+    (interface,) = attachment.interfaces
+    assert interface.addresses[0] in ("192.168.50.100/24", "192.168.50.101/24")
+    assert (interface.gateways, attachment.dns_servers) == ([lan], (lan,))

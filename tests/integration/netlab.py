@@ -11,8 +11,10 @@ import errno
 import ipaddress
 import os
 import selectors
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -253,6 +255,43 @@ def datagrams(netns: int | None, address: str, port: int = 0) -> socket.socket:
     made.settimeout(PATIENCE_S)
     made.bind((address, port))
     return made
+
+
+@contextlib.contextmanager
+def dhcp_server(netns: int | None, device: str, address: str, directory: Path) -> Iterator[Path]:
+    """dnsmasq on a device with `address`, as soon as it serves; the path of its leases.
+
+    It grants 192.168.50.100 and 101.
+    """
+    path = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin:/sbin")
+    assert path is not None, "dnsmasq is missing: run scripts/setup.sh packages"
+    leases = directory / "leases"
+    args = [
+        *(path, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--no-ping"),
+        *(f"--interface={device}", "--bind-interfaces", "--user=root", "--log-facility=-"),
+        *("--dhcp-range=192.168.50.100,192.168.50.101,255.255.255.0,600",),
+        *("--dhcp-authoritative", f"--dhcp-leasefile={leases}", "--pid-file="),
+        f"--dhcp-option=option:dns-server,{address}",
+        "--dhcp-option=option:domain-name,lan.test",
+        "--dhcp-option=option:classless-static-route,10.9.0.0/16,192.168.50.9,"
+        f"0.0.0.0/0,{address}",
+        "--dhcp-option=option:mtu,1400",
+    ]
+    with inside(netns) if netns is not None else contextlib.nullcontext():
+        server = subprocess.Popen(args, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        said: list[str] = []
+        for line in iter(server.stderr.readline, ""):
+            said.append(line)
+            if "sockets bound" in line:
+                break
+        else:
+            pytest.fail("dnsmasq ended: " + "".join(said))
+        yield leases
+    finally:
+        server.terminate()
+        server.communicate()
 
 
 # -- frames made by hand --

@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
 import struct
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,41 +49,6 @@ def lan() -> Iterator[int]:
         yield there
 
 
-@contextlib.contextmanager
-def _dhcp_server(netns: int | None, device: str, directory: Path) -> Iterator[Path]:
-    """dnsmasq, as soon as it serves; the path of its leases."""
-    path = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin:/sbin")
-    assert path is not None, "dnsmasq is missing: run scripts/setup.sh packages"
-    leases = directory / "leases"
-    args = [
-        *(path, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--no-ping"),
-        *(f"--interface={device}", "--bind-interfaces", "--user=root", "--log-facility=-"),
-        *("--dhcp-range=192.168.50.100,192.168.50.101,255.255.255.0,600",),
-        *("--dhcp-authoritative", f"--dhcp-leasefile={leases}", "--pid-file="),
-        *(f"--dhcp-option=option:dns-server,{LAN}", "--dhcp-option=option:domain-name,lan.test"),
-        *(
-            "--dhcp-option=option:classless-static-route,10.9.0.0/16,192.168.50.9,0.0.0.0/0,"
-            + LAN,
-        ),
-        "--dhcp-option=option:mtu,1400",
-    ]
-    with netlab.inside(netns) if netns is not None else contextlib.nullcontext():
-        server = subprocess.Popen(args, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    try:
-        said: list[str] = []
-        for line in iter(server.stderr.readline, ""):
-            said.append(line)
-            if "sockets bound" in line:
-                break
-        else:
-            pytest.fail("dnsmasq ended: " + "".join(said))
-        yield leases
-    finally:
-        server.terminate()
-        server.communicate()
-
-
 async def _leased(holder: Leaseholder, made: Attachment, patience_s: float = 20) -> Attachment:
     return await holder.acquire(made, asyncio.get_running_loop().time() + patience_s)
 
@@ -101,7 +64,7 @@ def test_two_microvms_get_addresses(lan: int, tmp_path: Path, where: str) -> Non
     server: tuple[int | None, str] = (lan, "lan0") if where == "lan" else (None, "br0")
 
     with (
-        _dhcp_server(*server, tmp_path) as leases,
+        netlab.dhcp_server(*server, LAN, tmp_path) as leases,
         _lent("vm-a") as a,
         _lent("vm-b") as b,
         asyncio.Runner() as loop,
