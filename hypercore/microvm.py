@@ -346,17 +346,13 @@ class MicroVM:
                 fds["tap"] = self.attachment.tap_fd
             if self.attachment.netns_fd >= 0:
                 lent.callback(os.close, self.attachment.netns_fd)
+            disks = (files.drive, *self.root_disks)
+            chosen = Chosen(provider, probe, self._boot_spec(provider, probe, files, disks, slot))
             with self._timed("disks"):
-                disks = (files.drive, *self.root_disks)
                 if snapshot_dir is not None:
-                    await asyncio.to_thread(vm_snapshot.put_back_disks, snapshot_dir, disks)
+                    chosen = await self._put_back(chosen, snapshot_dir)
                 open_disks(disks, fds, lent)
-            boot = self._boot_spec(provider, probe, files, disks, slot)
-            if snapshot_dir is not None:
-                vm_features.require(provider, Feature.SNAPSHOT, "go on from a VM snapshot")
-                vm_snapshot.check(snapshot_dir, self._origin(Chosen(provider, probe, boot)))
-                boot = replace(boot, snapshot=vm_snapshot.files_in(snapshot_dir))
-            self._chosen = chosen = Chosen(provider, probe, boot)
+            self._chosen, boot = chosen, chosen.boot
             listener = self._listen(chosen)
             self._owned.push_async_callback(self._group.close)
             fds["console"] = self._group.open_console()
@@ -505,7 +501,10 @@ class MicroVM:
         memory_mib = sum(command.memory_mib for command in commands)
         try:
             entries = cgroup.create(
-                self.spec.microvm_id, memory_bytes=memory_mib << 20, pids=MAX_THREADS
+                self.spec.microvm_id,
+                memory_bytes=memory_mib << 20,
+                pids=MAX_THREADS,
+                path=self.spec.cgroup_path,
             )
         except OSError as exc:
             self._group.note(f"no cgroup for this microVM: {exc}")
@@ -589,6 +588,14 @@ class MicroVM:
         if self._agent is not None:
             self._agent.close()
         await self._group.unless_exited(reach(), deadline, "its agent was not reached in time")
+
+    async def _put_back(self, chosen: Chosen, snapshot_dir: Path) -> Chosen:
+        """The choice that goes on from a VM snapshot, whose disks are as they were."""
+        vm_features.require(chosen.provider, Feature.SNAPSHOT, "go on from a VM snapshot")
+        vm_snapshot.check(snapshot_dir, self._origin(chosen))
+        await asyncio.to_thread(vm_snapshot.put_back_disks, snapshot_dir, chosen.boot.disks)
+        boot = replace(chosen.boot, snapshot=vm_snapshot.files_in(snapshot_dir))
+        return replace(chosen, boot=boot)
 
     def _origin(self, chosen: Chosen) -> vm_snapshot.Origin:
         addresses = [a for interface in self.attachment.interfaces for a in interface.addresses]

@@ -60,13 +60,16 @@ class UnikernelVM(MicroVM):
         self._require(State.RUNNING)
         chosen = self._chosen
         assert chosen is not None
+        provider, boot = chosen.provider, chosen.boot
         deadline = asyncio.get_running_loop().time() + self.config.boot_timeout_s
+        configure = provider.restore if boot.snapshot else provider.configure
+        launch = provider.resume if boot.snapshot else provider.launch
         try:
             with self._timed("configure"):
-                await self._ask_until(deadline, chosen.provider.configure(chosen.boot, deadline))
+                await self._ask_until(deadline, configure(boot, deadline))
                 self._group.configured()
             with self._timed("launch"):
-                await self._ask_until(deadline, chosen.provider.launch(chosen.boot, deadline))
+                await self._ask_until(deadline, launch(boot, deadline))
         except VmmError:
             # A guest may be done before its VMM has answered.
             if not (self.exited.done() and self.exited.result().clean):
@@ -107,7 +110,7 @@ class UnikernelVM(MicroVM):
         if self.state == State.PAUSED:
             self._advance(State.RUNNING)
 
-    async def _start(self, timeout_s: float, snapshot_dir: object) -> None:
+    async def _start(self, timeout_s: float, snapshot_dir: Path | None) -> None:
         assert self.spec.unikernel is not None
         if self.spec.network.mode != "none":
             raise InvalidArgument(
@@ -129,11 +132,13 @@ class UnikernelVM(MicroVM):
             if self._stdin_fd >= 0:
                 fds["stdin"] = self._stdin_fd
             disks = _numbered(self.spec.unikernel)
+            chosen = Chosen(provider, probe, self._render_boot(provider, disks, slot))
             with self._timed("disks"):
+                if snapshot_dir is not None:
+                    chosen = await self._put_back(chosen, snapshot_dir)
                 open_disks(disks, fds, lent)
             self._owned.callback(_give_back, _owners(disks))  # once the VMM is gone
-            boot = self._render_boot(provider, disks, slot)
-            self._chosen = chosen = Chosen(provider, probe, boot)
+            self._chosen, boot = chosen, chosen.boot
             self._owned.push_async_callback(self._group.close)
             commands = provider.render(boot, _without_agent(probe))
             self._check_disks(commands[-1], disks)

@@ -7,7 +7,6 @@ is for the microVM of its id, on a host like this one: its sockets, addresses an
 """
 
 import asyncio
-import contextlib
 import errno
 import json
 import os
@@ -65,7 +64,7 @@ async def take(
         HypercoreError: the VMM or the disk did not take it.
     """
     unfinished = directory.with_name(f".{directory.name}.unfinished")
-    await asyncio.to_thread(_begin, directory, unfinished)
+    await asyncio.to_thread(_begin, directory, unfinished, boot.disks)
     try:
         made = prepare(boot.paths, uid)
         try:
@@ -78,7 +77,10 @@ async def take(
         raise
 
 
-def _begin(directory: Path, unfinished: Path) -> None:
+def _begin(directory: Path, unfinished: Path, disks: tuple[Disk, ...]) -> None:
+    for disk in disks:
+        if not (disk.read_only or disk.path.is_file()):
+            raise InvalidArgument(f"the disk {disk.path} is no file: it cannot be kept")
     try:
         if directory.exists():
             raise AlreadyExists(f"{directory} is there already", hint="name a new directory")
@@ -184,8 +186,6 @@ def copy_disk(source: Path, target: Path) -> None:
             except OSError:  # no filesystem that shares blocks: EOPNOTSUPP, EXDEV, EINVAL
                 _blockio.copy_sparse(from_file.fileno(), to_file.fileno())
     except OSError as exc:
-        with contextlib.suppress(OSError):
-            target.unlink()
         raise from_os_error(exc, f"copy the disk {source} to {target}") from exc
 
 
