@@ -135,6 +135,10 @@ def test_the_vmm_is_confined(vm: VM) -> None:
     limit = Path(f"/sys/fs/cgroup{group}/memory.max")
     if limit.exists():
         assert int(limit.read_text()) > 128 << 20
+    named = ("Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Threads")
+    facts = [f"{name} {' '.join(status[name].split())}" for name in named]
+    facts += [os.readlink(f"/proc/{vm.pid}/ns/{name}") for name in ("net", "mnt", "pid")]
+    print(f"\n{vm.provider}: {', '.join(facts)}, cgroup {group}")
 
 
 def test_attach(vm: VM) -> None:
