@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypercore import slots
+from hypercore import paths, slots
 
 PARENT = "hypercore"
 REAP_TIMEOUT_S = 1.0
@@ -48,10 +48,14 @@ def hierarchies(mountinfo: str) -> tuple[Hierarchy, ...]:
     return tuple(found)
 
 
-def create(microvm_id: str, *, memory_bytes: int, pids: int) -> list[int]:
+def create(microvm_id: str, *, memory_bytes: int, pids: int, path: str = "") -> list[int]:
     """Make the microVM's cgroup; returns open fds through which its processes enter it.
 
     The caller closes them. Idempotent.
+
+    Args:
+        path: of the cgroup in each tree, as a client wants it; empty: one of our own. It is noted
+            in the run directory, with how much of it was made here, for `delete`.
 
     Raises:
         OSError: there is no cgroup tree here that we may write; nothing is left behind.
@@ -59,10 +63,13 @@ def create(microvm_id: str, *, memory_bytes: int, pids: int) -> list[int]:
     trees = hierarchies(Path("/proc/self/mountinfo").read_text())
     if not trees:
         raise OSError(errno.ENOENT, "no cgroup tree with the memory and pids controllers")
+    place = path.strip("/") or f"{PARENT}/{_name(microvm_id)}"
+    if path:
+        _note(microvm_id, place, _missing_levels(trees, place))
     fds: list[int] = []
     try:
         for tree in trees:
-            directory = _make(tree, _name(microvm_id))
+            directory = _make(tree, place)
             if tree.version == 2:
                 _write(directory / "memory.max", memory_bytes)
                 _write(directory / "pids.max", pids)
@@ -83,14 +90,45 @@ def create(microvm_id: str, *, memory_bytes: int, pids: int) -> list[int]:
 
 def delete(microvm_id: str) -> None:
     """Remove the microVM's cgroup, whose processes must be dead. Idempotent; blocks shortly."""
+    place, levels = _noted(microvm_id)
     for tree in hierarchies(Path("/proc/self/mountinfo").read_text()):
-        parent = tree.root / PARENT
-        _remove_emptied(parent / _name(microvm_id))
-        try:
-            os.rmdir(parent)
-        except OSError as exc:  # other microVMs are in it, or it never was
-            if exc.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT, errno.EROFS):
-                raise
+        directory = tree.root / place
+        if levels > 0:
+            _remove_emptied(directory)
+        for _ in range(levels - 1):
+            directory = directory.parent
+            try:
+                os.rmdir(directory)
+            except OSError as exc:  # other microVMs are in it, or it never was
+                if exc.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT, errno.EROFS):
+                    raise
+
+
+def _missing_levels(trees: tuple[Hierarchy, ...], place: str) -> int:
+    """How many directories of `place` are not there yet in any tree, from its end."""
+    levels = 0
+    relative = Path(place)
+    while relative.name and not any((tree.root / relative).exists() for tree in trees):
+        levels += 1
+        relative = relative.parent
+    return levels
+
+
+def _note(microvm_id: str, place: str, levels: int) -> None:
+    record = paths.MicroVMPaths(microvm_id).cgroup_record
+    if not record.exists():  # else this is a second call, and the directories are ours
+        record.write_text(f"{levels} {place}\n")
+
+
+def _noted(microvm_id: str) -> tuple[str, int]:
+    """(place, how many of its directories are ours)."""
+    try:
+        levels, _, place = (
+            paths.MicroVMPaths(microvm_id).cgroup_record.read_text().strip().partition(" ")
+        )
+        return place, int(levels)
+    except (FileNotFoundError, ValueError):
+        return f"{PARENT}/{_name(microvm_id)}", 2
 
 
 def _remove_emptied(directory: Path) -> None:
@@ -113,13 +151,14 @@ def _name(microvm_id: str) -> str:
     return slots.tag(microvm_id).replace("/", "_")
 
 
-def _make(tree: Hierarchy, name: str) -> Path:
-    directory = tree.root / PARENT / name
-    for _ in range(16):  # another microVM's delete may remove the parent in between
+def _make(tree: Hierarchy, place: str) -> Path:
+    directory = tree.root / place
+    above = [level for level in reversed(directory.parents) if level.is_relative_to(tree.root)]
+    for _ in range(16):  # another microVM's delete may remove a parent in between
         try:
-            (tree.root / PARENT).mkdir(exist_ok=True)
-            if tree.version == 2:
-                for level in (tree.root, tree.root / PARENT):
+            for level in above:
+                level.mkdir(exist_ok=True)
+                if tree.version == 2:
                     _enable(level, tree.controllers)
             directory.mkdir(exist_ok=True)
         except FileNotFoundError:

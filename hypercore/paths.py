@@ -202,6 +202,11 @@ class MicroVMPaths:
         return self.run / "network"
 
     @property
+    def cgroup_record(self) -> Path:
+        """Which cgroup a client wanted, and how much of it was made for it; absent: our own."""
+        return self.run / "cgroup"
+
+    @property
     def stdio_socket(self) -> Path:
         """Link to the stdio socket of the shim server that owns this microVM."""
         return self.run / "stdio"

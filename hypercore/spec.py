@@ -120,6 +120,8 @@ class MicroVMSpec:
     cmdline: str = ""
     jail: bool = True
     hostname: str = ""
+    cgroup_path: str = ""
+    """where in the host's cgroups the VMM is to be; empty: in one of our own"""
     more_networks: tuple[NetworkSpec, ...] = ()
     """a NIC each, besides that of `network`"""
     unikernel: UnikernelSpec | None = None

@@ -40,6 +40,7 @@ from hypercore.shim import (
     forward,
     guest_spec,
     hooks,
+    host_cgroup,
     records,
     remover,
     rootfs,
@@ -142,6 +143,8 @@ class Task:
             fit_mib = guest_spec.memory_mib(config, spec.hardware.memory_mib)
             hardware = dataclasses.replace(spec.hardware, memory_mib=fit_mib)
             spec = dataclasses.replace(spec, hardware=hardware)
+        cgroups_path = (config.get("linux") or {}).get("cgroupsPath") or ""
+        spec = dataclasses.replace(spec, cgroup_path=host_cgroup.path_of(cgroups_path))
         self.owned = annotations.get(f"{ANNOTATION_PREFIX}owner") == "engine"
         wanted = annotations.get(f"{ANNOTATION_PREFIX}rm") == "true"
         self._removed_when_ended = self.owned and wanted

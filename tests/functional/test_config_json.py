@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from hypercore import cgroup
 from hypercore.proto import task_pb
 from hypercore.proto.types_pb import Any
 from hypercore.shim import metrics
@@ -160,6 +161,8 @@ def box(hypercore: Instance, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         made.ctr("task", "rm", "-f", NAME)
         assert json.loads((notes / "poststop").read_text())["status"] == "stopped"
         assert made.ctr("containers", "rm", NAME).returncode == 0
+        for tree in cgroup.hierarchies(Path("/proc/self/mountinfo").read_text()):
+            assert not (tree.root / NAMESPACE).exists()
 
 
 def test_process(box: Box) -> None:
@@ -251,6 +254,15 @@ def test_a_checkpoint_is_refused_clearly(box: Box) -> None:
     done = box.ctr("task", "checkpoint", NAME)
     assert done.returncode != 0
     assert "checkpoint" in done.stderr
+
+
+def test_the_vmm_is_in_the_cgroup_that_was_named(box: Box) -> None:
+    pid = json.loads((box.notes / "poststart").read_text())["pid"]
+    trees = cgroup.hierarchies(Path("/proc/self/mountinfo").read_text())
+    assert trees
+    wanted = f"{NAMESPACE}/{NAME}"
+    for tree in trees:
+        assert str(pid) in (tree.root / wanted / "cgroup.procs").read_text().split()
 
 
 def test_hooks_ran_where_they_belong(box: Box) -> None:

@@ -319,6 +319,35 @@ def test_the_last_words_in_a_pipe_are_not_lost(
     run(body())
 
 
+def test_a_cgroup_lies_where_a_client_wants_it(files: MicroVMPaths) -> None:
+    files.run.mkdir(parents=True, exist_ok=True)
+    trees = cgroup.hierarchies(Path("/proc/self/mountinfo").read_text())
+    made_before = [tree.root / "hctest-before" for tree in trees]
+    where = f"hctest-before/made-{os.getpid()}/leaf"
+    try:
+        for directory in made_before:
+            directory.mkdir()
+        for _ in range(2):  # a second call changes nothing
+            for fd in cgroup.create(files.microvm_id, memory_bytes=64 << 20, pids=8, path=where):
+                os.close(fd)
+    except OSError as exc:
+        for directory in made_before:
+            if directory.exists():
+                directory.rmdir()
+        pytest.skip(f"no writable cgroup tree: {exc}")
+    try:
+        for tree in trees:
+            assert (tree.root / where / "cgroup.procs").exists()
+        cgroup.delete(files.microvm_id)
+        # What was there before stays, and nothing else does.
+        assert not any((tree.root / where).parent.exists() for tree in trees)
+        assert all(directory.exists() for directory in made_before)
+        cgroup.delete(files.microvm_id)
+    finally:
+        for directory in made_before:
+            directory.rmdir()
+
+
 def test_a_cgroup_bounds_the_process_and_goes(files: MicroVMPaths) -> None:
     try:
         fds = cgroup.create("vm-test", memory_bytes=64 << 20, pids=8)
