@@ -456,6 +456,7 @@ def test_killed_at_each_step(host: Host, mode: str, step: str) -> None:
 import os, signal, types
 from hypercore import attachment, netlink, network, nft, tap, _tap
 from hypercore.config import HostConfig
+from hypercore.network_spec import Port
 from hypercore.spec import NetworkSpec
 def die(function):
     def wrapper(*args, **kwargs):
@@ -468,7 +469,11 @@ if {module!r} == "_tap":  # a compiled module's names are where they are used
     tap._tap = nft._tap = types.SimpleNamespace(**names)
 elif {module!r} == "attachment":
     attachment.{name or "write_record"} = die(attachment.write_record)
-spec = NetworkSpec(mode={mode!r}, netns_path={f"/proc/{os.getpid()}/fd/{host.outside}"!r})
+more = dict(
+    ports=(Port(8080, 80),), name="backend", allow_host=True, egress=("192.0.2.0/24",),
+    rate_kbit=99,
+) if {mode!r} == "nat" else {{}}
+spec = NetworkSpec(mode={mode!r}, **more, netns_path={f"/proc/{os.getpid()}/fd/{host.outside}"!r})
 network.attach("vm-a", 0, spec, HostConfig())
 os.kill(os.getpid(), signal.SIGKILL)
 """
