@@ -172,6 +172,8 @@ class UnikernelVM(MicroVM):
             control_port=0,
             paths=self.files,
             jail=self.spec.jail,
+            disk_limits=hardware.disk_limits,
+            balloon_mib=hardware.balloon_mib,
             agent=False,
         )
 
