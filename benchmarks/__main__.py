@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import machine
 from tests.functional import instance
 
-HOST_NAMES = ("pump", "shim_start", "shim")  # need no instance
+HOST_NAMES = ("pump", "shim_start", "ttrpc", "shim")  # need no instance
 NAMES = ("spawn", "exec", "network", "api")
 RESULTS = Path(".benchmarks/results.jsonl")
 

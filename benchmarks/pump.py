@@ -78,9 +78,11 @@ SCENARIOS = (
 def build() -> dict[str, list[str]]:
     """Compile the load and the peers; label → argv prefix of those that are there."""
     BUILT.mkdir(parents=True, exist_ok=True)
-    _compile("cc", ["cc", "-O2", "-pthread", "-o", BUILT / "load", HERE / "peers/load.c"], HERE)
+    compile_peer(
+        "cc", ["cc", "-O2", "-pthread", "-o", BUILT / "load", HERE / "peers/load.c"], HERE
+    )
     commands = {PRODUCT: [sys.executable, "-m", "benchmarks.peers.pump_product"]}
-    if _compile("go", ["go", "build", "-o", BUILT / "pump_go", "."], HERE / "peers/pump_go"):
+    if compile_peer("go", ["go", "build", "-o", BUILT / "pump_go", "."], HERE / "peers/pump_go"):
         go = [str(BUILT / "pump_go")]
         commands |= {GO_SHIM: go, GO_KATA: go, GO_SPLICE: go, GO_LOG: go}
     cargo: list[str | Path] = [
@@ -91,12 +93,12 @@ def build() -> dict[str, list[str]]:
         "--target-dir",
         BUILT / "tokio",
     ]
-    if _compile("cargo", cargo, HERE / "peers/pump_tokio"):
+    if compile_peer("cargo", cargo, HERE / "peers/pump_tokio"):
         commands[TOKIO] = [str(BUILT / "tokio/release/pump")]
     return commands
 
 
-def _compile(tool: str, argv: Sequence[str | Path], cwd: Path) -> bool:
+def compile_peer(tool: str, argv: Sequence[str | Path], cwd: Path) -> bool:
     if shutil.which(tool) is None:
         print(f"left out: {tool} is not installed", file=sys.stderr)
         return False
