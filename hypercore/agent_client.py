@@ -69,6 +69,10 @@ class AgentClient:
         request = agent_pb.SetClockRequest(unix_ns=time.time_ns())
         await self._request("SetClock", request, types_pb.Empty, QUICK_S)
 
+    async def ping(self) -> None:
+        """Whether it answers; changes nothing."""
+        await self._request("SetClock", agent_pb.SetClockRequest(), types_pb.Empty, QUICK_S)
+
     async def create(self, request: agent_pb.CreateRequest) -> int:
         """Mount the root disks and create the container; returns the init process's guest pid."""
         return (await self._request("Create", request, agent_pb.ProcessResponse, START_S)).pid

@@ -27,6 +27,7 @@ from hypercore import (
     boot_files,
     cgroup,
     cmdline,
+    heartbeat,
     network,
     paths,
     providers,
@@ -622,6 +623,10 @@ class MicroVM:
             poweroff=provider.poweroff,
         )
         self.hello = await self._agent.hello(request)
+        watching = asyncio.ensure_future(
+            heartbeat.watch(self._agent, lambda: self.state == State.RUNNING, self._group.note)
+        )
+        self._owned.callback(watching.cancel)
 
     # -- later --
 
