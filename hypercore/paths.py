@@ -19,7 +19,12 @@ def data_dir() -> Path:
 
 
 def run_dir() -> Path:
-    return Path(os.environ.get("HYPERCORE_RUN_DIR") or "/run/hypercore")
+    return Path(run_dir_text())
+
+
+def run_dir_text() -> str:
+    """run_dir without a Path, for what is asked many times per spawn."""
+    return os.environ.get("HYPERCORE_RUN_DIR") or "/run/hypercore"
 
 
 def config_file() -> Path:
