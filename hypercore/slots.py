@@ -24,13 +24,13 @@ def tag(microvm_id: str) -> str:
 
     The id alone for the instance with the default run directory, `id@run_dir` for others.
     """
-    run_dir = str(paths.run_dir())
+    run_dir = paths.run_dir_text()
     return microvm_id if run_dir == _DEFAULT_RUN_DIR else f"{microvm_id}@{run_dir}"
 
 
 def untag(text: str) -> str:
     """The microVM's id if `text` is a tag of this instance, else an empty string."""
-    return _untag(text, str(paths.run_dir()))
+    return _untag(text, paths.run_dir_text())
 
 
 def _untag(text: str, own_run_dir: str) -> str:
@@ -77,7 +77,7 @@ def release(microvm_id: str) -> None:
 
 def owners() -> dict[int, str]:
     """Slot → id of the microVM of this instance that holds it."""
-    own = str(paths.run_dir())
+    own = paths.run_dir_text()
     return {
         slot: microvm_id for slot, tag in holders().items() if (microvm_id := _untag(tag, own))
     }
