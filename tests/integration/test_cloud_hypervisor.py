@@ -33,6 +33,7 @@ from tests import fake_cloud_hypervisor, tinyguest
 DEADLINE_S = 20.0
 HOPELESS_S = 2.0
 """For what never comes; all before it has to fit in, also on a busy machine."""
+LAST_WORD_S = 0.5
 ID = "ch-test"
 UID = HostConfig().uid_base
 TEXT = "hello from the guest\n"
@@ -125,7 +126,12 @@ async def running(boot: BootSpec, binary: Path) -> AsyncIterator[VmmGroup]:
                 cgroup_fds=(),
             )
             group.all_started()
-        await provider.configure(boot, in_time())
+        try:
+            await provider.configure(boot, in_time())
+        except Unavailable:  # a guest may be done before its VMM has answered
+            await asyncio.wait({group.exited}, timeout=LAST_WORD_S)
+            if not group.exited.done():
+                raise
         group.configured()
         yield group
     finally:
