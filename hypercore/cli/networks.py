@@ -68,3 +68,22 @@ def prune_command() -> None:
 
     for line in network_state.prune():
         print(f"removed {line}")
+
+
+@network_command.command(name="bridge")
+@click.argument("name")
+@click.option("--interface", required=True, metavar="NIC", help="NIC that goes into it.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+def bridge_command(name: str, interface: str, dry_run: bool) -> None:
+    """Make bridge NAME of a NIC, with the host's addresses and routes; until the next reboot.
+
+    All is taken back if a gateway that answered before does not answer after.
+    """
+    require_root()
+    from hypercore import bridge_setup
+
+    plan = bridge_setup.plan(name, interface)
+    for line in plan.lines():
+        print(line)
+    if not dry_run:
+        bridge_setup.make(plan)
