@@ -100,6 +100,7 @@ fuzz: build ## damaged input for all parsers, under AddressSanitizer; SEED=n rep
 
 .PHONY: soak
 soak: setup fuzz ## the long counts; SEED=n replays a run, SPAWNS=n and DENSITY=n change its length
+	$(AS_ROOT) $(PY) -m tests.soak_memory
 	$(AS_ROOT) $(PY) -m tests.soak_density $(if $(DENSITY),--count $(DENSITY))
 	$(AS_ROOT) $(PY) -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(SPAWNS),--spawns $(SPAWNS))
 

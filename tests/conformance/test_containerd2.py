@@ -11,6 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,10 @@ from tests.conformance import golang
 from tests.functional import images, instance, leaks
 from tests.functional.conftest import SHELL_REF
 from tests.functional.instance import BOOT_DEADLINE_S
-from tests.functional.test_ctr import Ctr, on_terminal
+from tests.functional.test_ctr import RUNTIME, Ctr, on_terminal
 
 MODULE = Path(__file__).parent / "containerd2"
-RUNS = 20
+RUNS, AT_ONCE = 20, 8
 VERSIONS = ("2.1", "2.4")
 
 pytestmark = pytest.mark.timeout(golang.BUILD_DEADLINE_S + 4 * BOOT_DEADLINE_S)
@@ -80,8 +81,7 @@ def test_run(ctr: Ctr) -> None:
 
 
 def test_run_on_a_terminal(ctr: Ctr) -> None:
-    runtime = ("--snapshotter", "blockfile", "--runtime", "io.containerd.hypercore.v1")
-    argv = ctr.argv("run", "--rm", "-t", *runtime, SHELL_REF, "r2", "sh")
+    argv = ctr.argv("run", "--rm", "-t", *RUNTIME, SHELL_REF, "r2", "sh")
     code, output = on_terminal(argv, b"stty size; exit 9\n", until=b"# ")
     assert (code, "40 100" in output) == (9, True)
 
@@ -151,3 +151,14 @@ def test_many_runs_in_a_row(ctr: Ctr) -> None:
     for number in range(RUNS):
         done = ctr.run(f"m{number}", "sh", "-c", f"echo {number}; exit {number}")
         assert (done.returncode, done.stdout) == (number, f"{number}\n".encode()), done
+
+
+@pytest.mark.timeout(golang.BUILD_DEADLINE_S + AT_ONCE * BOOT_DEADLINE_S)
+def test_many_runs_at_once(ctr: Ctr) -> None:
+    def run(number: int) -> subprocess.CompletedProcess[bytes]:
+        args = ("run", "--rm", *RUNTIME, SHELL_REF, f"p{number}")
+        return ctr(*args, "sh", "-c", f"echo {number}; exit {number}", timeout=3 * BOOT_DEADLINE_S)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for number, done in enumerate(pool.map(run, range(AT_ONCE))):
+            assert (done.returncode, done.stdout) == (number, f"{number}\n".encode()), done
