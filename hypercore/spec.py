@@ -3,7 +3,6 @@
 No file access and no defaults that depend on the host: those are config.py's.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +74,6 @@ class SpawnSpec:
     """appended to the guest kernel's command line"""
     hostname: str = ""
     """empty: the beginning of the id"""
-    more_networks: tuple[NetworkSpec, ...] = ()
     unikernel: UnikernelSpec | None = None
     """the guest is no container: `ref` and `workload` say nothing"""
 
@@ -122,8 +120,6 @@ class MicroVMSpec:
     hostname: str = ""
     cgroup_path: str = ""
     """where in the host's cgroups the VMM is to be; empty: in one of our own"""
-    more_networks: tuple[NetworkSpec, ...] = ()
-    """a NIC each, besides that of `network`"""
     unikernel: UnikernelSpec | None = None
 
 
@@ -145,9 +141,8 @@ def to_annotations(spec: MicroVMSpec) -> dict[str, str]:
         "hostname": spec.hostname,
         **unikernel_spec.to_values(spec.unikernel),
     }
-    for number, network in enumerate((spec.network, *spec.more_networks)):
-        place = f"network.{number}." if number else "network."
-        values |= {place + key: value for key, value in network_spec.to_values(network).items()}
+    of_network = network_spec.to_values(spec.network)
+    values |= {f"network.{key}": value for key, value in of_network.items()}
     return {ANNOTATION_PREFIX + key: value for key, value in values.items() if value}
 
 
@@ -170,11 +165,8 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
         for key, value in annotations.items()
         if key.startswith(ANNOTATION_PREFIX)
     }
-    networks: dict[int, dict[str, str]] = {0: {}}
-    for key, value in given.items():
-        if match := re.fullmatch(r"network\.(?:([1-7])\.)?([a-z-]+)", key):
-            networks.setdefault(int(match[1] or 0), {})[match[2]] = value
-        if re.sub(r"^network\.[1-7]\.", "network.", key) not in known:
+    for key in given:
+        if key not in known:
             raise InvalidArgument(
                 f"unknown annotation {ANNOTATION_PREFIX}{key}",
                 hint="known ones: " + ", ".join(ANNOTATION_PREFIX + k for k in sorted(known)),
@@ -189,7 +181,12 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
             raise InvalidArgument(f"annotation {ANNOTATION_PREFIX}{key} = {shown!r}: not a number")
         return int(text)
 
-    def network(values: dict[str, str]) -> NetworkSpec:
+    def network() -> NetworkSpec:
+        values = {
+            key.removeprefix("network."): value
+            for key, value in given.items()
+            if key.startswith("network.")
+        }
         try:
             return network_spec.from_values(values)
         except ValueError as exc:
@@ -215,8 +212,7 @@ def from_annotations(microvm_id: str, annotations: dict[str, str]) -> MicroVMSpe
             disk_limits=DiskLimits(number("disk-mib-per-s", 0), number("disk-ops-per-s", 0)),
             balloon_mib=number("balloon", 0),
         ),
-        network=network(networks.pop(0)),
-        more_networks=tuple(network(values) for _, values in sorted(networks.items())),
+        network=network(),
         cmdline=given.get("cmdline", ""),
         jail=given.get("jail", "") != "false",
         hostname=given.get("hostname", ""),
