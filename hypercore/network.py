@@ -103,6 +103,7 @@ def attach(
         InvalidArgument: an unknown mode or interface, naming what the host has.
         ResourceExhausted: the pool is used up or clashes with a route of the host.
     """
+    _check_mode(spec)
     try:
         match spec.mode:
             case "none":
@@ -123,6 +124,24 @@ def attach(
     raise InvalidArgument(
         f"network mode = {spec.mode!r}: unknown", hint="known ones: " + ", ".join(MODES)
     )
+
+
+def _check_mode(spec: NetworkSpec) -> None:
+    """Refuse what would be asked for in vain: isolation that is not there is worse than none."""
+    if spec.mode not in ("bridge", "netns"):
+        return
+    for key, asked in (
+        ("ports", bool(spec.ports)),
+        ("allow_host", spec.allow_host),
+        ("name", bool(spec.name)),
+        ("egress", spec.egress is not None),
+        ("rate_limit", bool(spec.rate_kbit) and spec.mode == "netns"),
+    ):
+        if asked:
+            raise InvalidArgument(
+                f'{key} means nothing in network mode "{spec.mode}"',
+                hint='use mode = "nat", or leave it to whoever runs that network',
+            )
 
 
 def detach(microvm_id: str, slot: int) -> None:

@@ -30,6 +30,20 @@ def test_unknown_mode() -> None:
     assert "nat" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        NetworkSpec(mode="bridge", egress=()),
+        NetworkSpec(mode="bridge", name="backend"),
+        NetworkSpec(mode="netns", netns_path=Path("/run/netns/x"), rate_kbit=64),
+        NetworkSpec(mode="netns", netns_path=Path("/run/netns/x"), allow_host=True),
+    ],
+)
+def test_isolation_that_a_mode_does_not_have_is_refused(spec: NetworkSpec) -> None:
+    with pytest.raises(InvalidArgument, match="means nothing in network mode"):
+        network.attach("vm-a", 0, spec, HostConfig())
+
+
 def test_netlink_attributes_there_and_back() -> None:
     inner = netlink.nest(1, netlink.text(2, "name"), netlink.attr(3, b"\1\2\3\4\5"))
     body = netlink.message(16, netlink.ACK, b"\0" * 4, inner, netlink.attr(9, b""))
