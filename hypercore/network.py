@@ -200,7 +200,12 @@ def _ensure(table: nft.Table) -> None:
     """Install a table if it is not there as it should be."""
     try:
         if not nft.installed(table):
-            nft.install(table)
+            try:
+                nft.install(table)
+            except OSError as exc:
+                if exc.errno != errno.EEXIST:
+                    raise
+                nft.replace(table)  # another version of hypercore had other sets
             _restore_elements(table)
     except OSError as exc:
         if exc.errno in _NO_NFTABLES:

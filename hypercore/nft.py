@@ -324,8 +324,30 @@ def installed(table: Table) -> bool:
     return True
 
 
+def replace(table: Table) -> None:
+    """Install the table in the place of one whose sets are of other types.
+
+    Elements stay where they still fit; those with a rate lose it.
+    """
+    kept = [each for of in table.sets if not of.constants for each in elements(of)]
+    name = text(1, table.name)
+    removal = _message(table.family, _DELTABLE, 0, name, _u32(2, 0))
+    mark = _message(table.family, _NEWCHAIN, CREATE | ACK, name, text(3, _mark(table)))
+    _tap.transact(NETLINK_NETFILTER, _batch(removal, _rules(table), mark))
+    for element, tag in kept:
+        try:
+            add([element], tag)
+        except OSError as exc:
+            if exc.errno not in (errno.EINVAL, errno.ENOENT, errno.EEXIST):
+                raise
+
+
 def install(table: Table) -> None:
-    """Make the table or bring its rules up to date, atomically; elements stay."""
+    """Make the table or bring its rules up to date, atomically; elements stay.
+
+    Raises:
+        OSError: EEXIST: one of its sets is there with other types.
+    """
     name, current = text(1, table.name), _mark(table)
     stale = [
         _message(table.family, _DELCHAIN, 0, name, text(3, chain))

@@ -391,6 +391,23 @@ def test_rules_of_another_version_are_replaced(host: Host) -> None:
         assert assert_tcp(vm.netns, host.outside, OUTSIDE4) == HOST4
 
 
+def test_sets_of_another_version_are_replaced(host: Host) -> None:
+    sets = tuple(
+        dataclasses.replace(each, data=("ifname",)) if each is ruleset.NETWORKS else each
+        for each in ruleset.ROUTED.sets
+    )
+    with guest("vm-a") as vm:
+        there = elements()
+        network.restore_host()
+        nft.install(dataclasses.replace(ruleset.ROUTED, sets=sets))
+        nft.add([nft.Element(ruleset.HOST_USERS, nft.ifname("hc99"))], "somebody else")
+        network.prepare_host(HostConfig())
+        assert nft.installed(ruleset.ROUTED)
+        assert set(elements()) == {*there, ("host_users", "somebody else")}
+        with attached("vm-b", NetworkSpec(name="backend")):
+            assert assert_tcp(vm.netns, host.outside, OUTSIDE4) == HOST4
+
+
 def test_detach_leaves_nothing_and_may_be_repeated(host: Host) -> None:
     before = links()
     with attached("vm-a"), attached("vm-b"):
