@@ -131,8 +131,8 @@ async def _body(request: Request) -> bytes:
 
 def timeout_of(headers: Mapping[str, str]) -> float | None:
     """What the caller's Hypercore-Timeout header allows, in seconds."""
-    text = headers.get(TIMEOUT_HEADER, "")
-    if not text:
+    text = headers.get(TIMEOUT_HEADER)
+    if text is None:
         return None
     try:
         value = float(text)

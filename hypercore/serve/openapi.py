@@ -116,7 +116,9 @@ def _operation(method: Method) -> dict[str, Any]:
             "content": {"application/json": {"schema": _body_schema(method)}},
         }
     elif method.shape is Shape.UPLOAD:
-        operation["requestBody"] = {"required": True, "content": {"application/x-tar": {}}}
+        # Any type is taken; it is the bytes that tell what they are.
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 

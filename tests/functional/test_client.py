@@ -251,7 +251,7 @@ def test_a_life_with_an_end(served: Daemon, shell_image: str) -> None:
     def spawn(where: str) -> Any:
         with Client(where, token="") as client:
             return client.spawn(
-                SHELL_REF, "-c", script, name="life", remove=True, idempotency_key=key
+                SHELL_REF, "sh", "-c", script, name="life", remove=True, idempotency_key=key
             ).spawned
 
     with Client(addresses[0], token="") as http, Client(addresses[1], token="") as grpc:
@@ -288,7 +288,7 @@ def test_a_life_with_an_end(served: Daemon, shell_image: str) -> None:
         for client in (http, grpc):
             refused(NotFound, client.get, microvm_id)
         again = refused(
-            StateError, http.spawn, SHELL_REF, "-c", script, name="life", remove=True,
+            StateError, http.spawn, SHELL_REF, "sh", "-c", script, name="life", remove=True,
             idempotency_key=key,
         )  # fmt: skip
         assert again.field == "idempotency_key"
