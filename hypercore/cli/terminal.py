@@ -167,11 +167,12 @@ async def join(
         )
         async with attached as connection, _signals(on_signal):
             close(stdin[0], stdout[1], stderr[1])
-            outputs = [_in_thread(_copy_out, give(stdout[0]), 1, skip.get(1, 0), on_output)]
-            if not local.tty:
-                err = _in_thread(_copy_out, give(stderr[0]), 2, skip.get(2, 0), on_output)
-                outputs.append(err)
+            # Before the first byte of output: a terminal that is not raw adds a CR to each line.
             with _raw_mode(local.tty and local.stdin):
+                outputs = [_in_thread(_copy_out, give(stdout[0]), 1, skip.get(1, 0), on_output)]
+                if not local.tty:
+                    err = _in_thread(_copy_out, give(stderr[0]), 2, skip.get(2, 0), on_output)
+                    outputs.append(err)
                 async with _resizing(connection, local.tty):
                     feeding = (
                         _feed(give(stdin[1]), connection, local, leave)

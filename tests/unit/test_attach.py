@@ -339,6 +339,25 @@ def test_a_terminal_is_raw_sized_and_restored(
     assert termios.tcgetattr(client.slave) == client.before
 
 
+def test_what_was_printed_before_comes_unchanged_on_a_terminal(
+    tmp_path: Path, pty_client: Callable[[Path], Pty]
+) -> None:
+    path = tmp_path / "stdio"
+    replayed = b"".join(b"line %d\r\n" % number for number in range(100))
+
+    def script(peer: Peer) -> None:
+        peer.write("stdout", replayed)
+        assert peer.receive().resize is not None
+        assert os.read(peer.fds["stdin"], 1) == b"\r"  # Enter, as the guest's terminal wants it
+        peer.end(exit_status=0)
+
+    with serving(path, script, terminal=True):
+        client = pty_client(path)
+        assert client.read_until(b"line 99\r\n") == replayed
+        os.write(client.master, b"\r")
+        assert client.process.wait(DEADLINE_S) == 0
+
+
 def test_detach_keys_leave_the_process_alone(
     tmp_path: Path, pty_client: Callable[[Path], Pty]
 ) -> None:
