@@ -84,8 +84,10 @@ def test_stdin_of_exec_comes_back_whole(vm: VM) -> None:
 
 
 def test_exec_on_a_terminal(vm: VM) -> None:
-    with terminal(vm.made, "exec", "-it", vm.microvm_id, "sh", "-c", "stty size; read x") as tty:
-        tty.expect("33 101")
+    # The size may come a moment after the process.
+    script = 'until [ "$(stty size)" = "33 101" ]; do sleep 0.1; done; echo sized; read x'
+    with terminal(vm.made, "exec", "-it", vm.microvm_id, "sh", "-c", script) as tty:
+        tty.expect("sized")
         tty.type("\x03")
         assert tty.wait() == 130
 
