@@ -20,8 +20,8 @@ from pathlib import Path
 
 DEVICE = Path("/dev/kvm")
 CPU_BUDGET_S = 3.0
-"""Of the guest and the VM around it, which take a few milliseconds on real KVM. Processor time, not
-the clock's: a busy host must not turn real KVM down."""
+"""Of the guest and the VM around it, which take a few milliseconds on real KVM. Processor time,
+not the clock's: a busy host must not turn real KVM down."""
 PROGRAM_TIMEOUT_S = 10.0
 """For a KVM that hangs without using a processor. The program takes 0.15 s, most of it Python's
 start, and several times that on a busy or emulated host."""
