@@ -117,9 +117,7 @@ def test_port_that_a_program_listens_on(host: Host) -> None:
             lambda: ports.check_free(wanted.ports),
             lambda: network.attach("vm-a", 0, wanted, HostConfig()),
         ):
-            with pytest.raises(
-                AlreadyExists, match="port 8080/tcp of the host"
-            ) as caught:
+            with pytest.raises(AlreadyExists, match="port 8080/tcp of the host") as caught:
                 call()
             assert f"(pid {os.getpid()})" in caught.value.message
             assert "-p 8081:80" in caught.value.hint
