@@ -17,14 +17,15 @@ from hypercore import attach as stdio
 from hypercore.attach import ExitStatus
 from hypercore.containerd import containers, snapshots, tasks
 from hypercore.containerd.client import Client
-from hypercore.errors import HypercoreError, NotFound, StateError
+from hypercore.errors import DeadlineExceeded, HypercoreError, NotFound, StateError
 from hypercore.inventory import ALIVE, Record, State
 from hypercore.proto.types_pb import Mount
 from hypercore.spec import STDIO_URI
 from hypercore.task_errors import from_start
 
 KILL = 9
-FORGET_TIMEOUT_S = 5.0
+FORGET_TIMEOUT_S = 2.0
+FORGET_ATTEMPTS = 5
 
 
 class Stdio(Protocol):
@@ -259,7 +260,11 @@ async def _forget(process: Exec) -> None:
     """End and forget an exec. Its end was told already, so failures here tell nothing new."""
     client, task_id, exec_id = process.client, process.record.microvm_id, process.exec_id
     with suppress(HypercoreError):
-        await process.kill()
-        await tasks.wait(client, task_id, exec_id, timeout_s=FORGET_TIMEOUT_S)
+        for _attempt in range(FORGET_ATTEMPTS):
+            # A start that was given up may still be under way: then there is nothing to kill yet.
+            await process.kill()
+            with suppress(DeadlineExceeded):
+                await tasks.wait(client, task_id, exec_id, timeout_s=FORGET_TIMEOUT_S)
+                break
     with suppress(HypercoreError):
         await tasks.delete(client, task_id, exec_id)
