@@ -160,55 +160,33 @@ def _answer(sock, byte):
         return False
 
 
-class Output:
-    """From a pipe or a terminal to the host; owns both. Can discard what nobody wants."""
+class _Stream:
+    """One of our ends of a pipe or terminal and its connection to the host; owns both."""
 
-    def __init__(self, events, fd, terminal, discard, changed):
+    def __init__(self, events, fd, terminal):
         self._loop = events
         self._fd = fd
         self._terminal = terminal
-        self._discard = discard
-        self._changed = changed
         self._sock = None
         self._watched = -1
         self._tail = b""
         self.count = 0
-        self.ended = fd < 0
-        if discard and not self.ended:
-            self._watch(fd, loop.READ, self._readable)
 
     def connect(self, sock):
         """Take over a connection, in place of the one before."""
         if self._sock is not None:
             self._disconnect()
         self._sock = sock
-        if self.ended:
-            self._watch(sock.fileno(), loop.HANGUP, self._gone)
-        else:
-            self._watch(self._fd, loop.READ, self._readable)
-
-    def empty(self):
-        """Whether nothing waits in the pipe to be read."""
-        if self.ended:
-            return True
-        if self._tail:
-            return False
-        waiting = fcntl.ioctl(self._fd, _FIONREAD, b"\0\0\0\0")
-        return int.from_bytes(waiting, "little") == 0
-
-    def drop_rest(self):
-        """The process has ended and nobody is connected: count what is left, discard it."""
-        if self._sock is None and not self.ended and not self._discard:
-            self._discard = True
-            self.count += len(self._tail)
-            self._tail = b""
-            self._watch(self._fd, loop.READ, self._readable)
+        self._connected()
 
     def close(self):
         self._watch(-1, 0, None)
         if self._sock is not None:
             self._sock.close()
             self._sock = None
+        self._close_fd()
+
+    def _close_fd(self):
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             posix.close(fd)
@@ -220,6 +198,49 @@ class Output:
         self._watched = fd
         if fd >= 0:
             self._loop.add(fd, events, callback)
+
+    def _disconnect(self):
+        self._watch(-1, 0, None)
+        self._sock.close()
+        self._sock = None
+
+
+class Output(_Stream):
+    """From a pipe or a terminal to the host. Can discard what nobody wants."""
+
+    def __init__(self, events, fd, terminal, discard, changed):
+        _Stream.__init__(self, events, fd, terminal)
+        self._discard = discard
+        self._changed = changed
+        self._due = -1
+        self.ended = fd < 0
+        if discard and not self.ended:
+            self._watch(fd, loop.READ, self._readable)
+
+    def _connected(self):
+        if self.ended:
+            self._watch(self._sock.fileno(), loop.HANGUP, self._gone)
+        else:
+            self._watch(self._fd, loop.READ, self._readable)
+
+    def drop_rest(self):
+        """The process has ended and nobody is connected: count what is left, discard it."""
+        if self._sock is None and not self.ended and not self._discard:
+            self._discard = True
+            self.count += len(self._tail)
+            self._tail = b""
+            self._watch(self._fd, loop.READ, self._readable)
+
+    def settle(self):
+        """Owe the host no more than what has been written by now."""
+        self._due = self.count + len(self._tail)
+        if not self.ended:
+            waiting = fcntl.ioctl(self._fd, _FIONREAD, b"\0\0\0\0")
+            self._due += int.from_bytes(waiting, "little")
+
+    def settled(self):
+        """Whether the host has all that is owed; others may still hold the pipe, and write."""
+        return self.ended or 0 <= self._due <= self.count
 
     def _readable(self, events):
         if self._terminal or self._discard:
@@ -259,11 +280,6 @@ class Output:
     def _writable(self, events):
         self._watch(self._fd, loop.READ, self._readable)
 
-    def _disconnect(self):
-        self._watch(-1, 0, None)
-        self._sock.close()
-        self._sock = None
-
     def _gone(self, events):
         self._disconnect()
 
@@ -271,31 +287,20 @@ class Output:
         self.ended = True
         self._watch(-1, 0, None)
         if not self._terminal:
-            fd, self._fd = self._fd, -1
-            posix.close(fd)
+            self._close_fd()
         if self._sock is not None:
             # Stays open until the host closes it: closing first may cost bytes in flight.
             self._watch(self._sock.fileno(), loop.HANGUP, self._gone)
 
 
-class Input:
-    """From the host to a pipe or a terminal; owns both. Ended by `end_at` alone."""
+class Input(_Stream):
+    """From the host to a pipe or a terminal. Ended by `end_at` alone."""
 
     def __init__(self, events, fd, terminal):
-        self._loop = events
-        self._fd = fd
-        self._terminal = terminal
-        self._sock = None
-        self._watched = -1
-        self._tail = b""
+        _Stream.__init__(self, events, fd, terminal)
         self._limit = -1
-        self.count = 0
 
-    def connect(self, sock):
-        """Take over a connection, in place of the one before."""
-        if self._sock is not None:
-            self._disconnect()
-        self._sock = sock
+    def _connected(self):
         self._next()
 
     def end_at(self, count):
@@ -309,30 +314,13 @@ class Input:
         size = rows.to_bytes(2, "little") + columns.to_bytes(2, "little") + b"\0\0\0\0"
         fcntl.ioctl(self._fd, _TIOCSWINSZ, size)
 
-    def close(self):
-        self._watch(-1, 0, None)
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            posix.close(fd)
-
-    def _watch(self, fd, events, callback):
-        if self._watched >= 0:
-            self._loop.remove(self._watched)
-        self._watched = fd
-        if fd >= 0:
-            self._loop.add(fd, events, callback)
-
     def _next(self):
         """Watch what the next step waits for."""
         if self._fd >= 0 and self._tail:
             self._watch(self._fd, loop.WRITE, self._writable)
         elif self._fd >= 0 and 0 <= self._limit <= self.count:
             self._watch(-1, 0, None)
-            fd, self._fd = self._fd, -1
-            posix.close(fd)
+            self._close_fd()
             self._next()
         elif self._sock is not None:
             self._watch(self._sock.fileno(), loop.READ, self._readable)
@@ -353,11 +341,6 @@ class Input:
         self._tail = data
         self._writable(0)
 
-    def _disconnect(self):
-        self._watch(-1, 0, None)
-        self._sock.close()
-        self._sock = None
-
     def _writable(self, events):
         if self._fd >= 0:
             try:
@@ -366,9 +349,8 @@ class Input:
                 sent = 0
             except OSError:
                 # The process has closed its stdin: what still comes is read and dropped.
-                fd, self._fd = self._fd, -1
                 self._watch(-1, 0, None)
-                posix.close(fd)
+                self._close_fd()
         if self._fd >= 0:
             self._tail = self._tail[sent:]
         else:

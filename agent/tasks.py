@@ -21,7 +21,7 @@ from hypercore.proto.agent_pb import WaitResponse
 
 MAX_ID = 128
 OUTPUT_GRACE_S = 0.25
-"""How long after its end a process's output may be held open by others that write nothing."""
+"""How long after its end what others write to a process's output still counts as its own."""
 
 _MSG_CMSG_CLOEXEC = 0x40000000
 
@@ -47,7 +47,6 @@ class Process:
         self.oom_before = 0
         self.result = None
         self._exit = None
-        self._grace_over = False
         self._waiters = []
 
     @property
@@ -72,19 +71,19 @@ class Process:
         self.output_changed()
 
     def _end_grace(self):
-        self._grace_over = True
         for output in self.outputs:
             output.drop_rest()
+            output.settle()
         self.output_changed()
 
     def output_changed(self):
-        """The end is told once all output has been read, or, where others hold a pipe open, once
-        it has stayed empty for the grace time.
+        """The end is told once all output has been read; where others hold a pipe open, all that
+        was in it when the grace time ended.
         """
         if self._exit is None or self.result is not None:
             return
         for output in self.outputs:
-            if not (output.ended or (self._grace_over and output.empty())):
+            if not output.settled():
                 return
         status, when = self._exit
         counts = [output.count for output in self.outputs] + [0, 0]

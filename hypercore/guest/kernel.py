@@ -58,28 +58,14 @@ def _unpack_lz4_block(data: bytes) -> bytearray:
     while at < end:
         token = data[at]
         at += 1
-        size = token >> 4
-        if size == 15:
-            while True:
-                more = data[at]
-                at += 1
-                size += more
-                if more != 255:
-                    break
+        size, at = _lz4_length(data, at, token >> 4)
         out += data[at : at + size]
         at += size
         if at >= end:
             break
         distance = data[at] | data[at + 1] << 8
         at += 2
-        size = token & 15
-        if size == 15:
-            while True:
-                more = data[at]
-                at += 1
-                size += more
-                if more != 255:
-                    break
+        size, at = _lz4_length(data, at, token & 15)
         size += 4
         start = len(out) - distance
         if start < 0 or distance == 0:
@@ -90,6 +76,18 @@ def _unpack_lz4_block(data: bytes) -> bytearray:
             pattern = out[start:]
             out += (pattern * (size // distance + 1))[:size]
     return out
+
+
+def _lz4_length(data: bytes, at: int, size: int) -> tuple[int, int]:
+    """A length that began with `size` in the token, and where what follows it begins."""
+    if size == 15:
+        while True:
+            more = data[at]
+            at += 1
+            size += more
+            if more != 255:
+                break
+    return size, at
 
 
 def build_id(path: Path) -> bytes:
