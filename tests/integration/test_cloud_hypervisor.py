@@ -259,6 +259,7 @@ def test_only_private_disks_become_its_own(files: MicroVMPaths, binary: Path) ->
 
 if REAL:
 
+    @pytest.mark.parametrize("binary", REAL, indirect=True)
     def test_the_real_one_is_confined(files: MicroVMPaths, binary: Path) -> None:
         async def body() -> None:
             boot = boot_spec(files)
@@ -280,7 +281,7 @@ if REAL:
                     in (task / "status").read_text()
                     for task in (proc / "task").iterdir()
                 }
-                # The first thread only waits for the others; those that serve anybody are filtered.
+                # The first thread only waits for the others; all that serve anybody are filtered.
                 assert [name for name, on in filtered.items() if not on] in (
                     [],
                     ["cloud-hyperviso"],
