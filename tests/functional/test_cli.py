@@ -102,10 +102,6 @@ def test_spawn_on_a_terminal_is_like_docker_run(hypercore: Instance, shell_image
     assert ids(hypercore) == before
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known: ash asks where the cursor is and may take the first line for the answer",
-)
 def test_detach_and_attach_again(hypercore: Instance, shell_image: str) -> None:
     with terminal(hypercore, "spawn", "-it", shell_image) as shell:
         shell.expect("# ")

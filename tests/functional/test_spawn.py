@@ -177,6 +177,19 @@ class TestSharedVM:
         result = shared_vm.exec("sh", "-c", "echo out; echo err >&2")
         assert (result.out, result.err) == ("out\n", "err\n")
 
+    def test_a_detached_exec_runs_on(self, hypercore: Instance, shared_vm: SharedVM) -> None:
+        script = "echo $$ >/tmp/pid; mv /tmp/pid /tmp/detached; exec sleep 1000"
+        result = hypercore.run("exec", "-d", shared_vm.microvm_id, "sh", "-c", script)
+        assert result.out == ""
+        deadline = time.monotonic() + 30
+        while not (pid := shared_vm.exec("cat", "/tmp/detached", check=False).out.strip()):
+            assert time.monotonic() < deadline
+        shared_vm.exec("kill", pid)
+        refused = hypercore.run("exec", "-d", "-i", shared_vm.microvm_id, "true", check=False)
+        assert refused.code == 64, refused
+        missing = hypercore.run("exec", "-d", shared_vm.microvm_id, "/no/such", check=False)
+        assert missing.code == 127, missing
+
     @pytest.mark.parametrize("size", [0, 1, 65_537, 3_000_001])
     def test_stdin_reaches_exec_and_comes_back_whole(
         self, hypercore: Instance, shared_vm: SharedVM, size: int
@@ -273,11 +286,12 @@ def test_stop_keeps_logs_until_rm(hypercore: Instance, shell_image: str) -> None
 
 
 def test_stop_kills_what_ignores_it(hypercore: Instance, shell_image: str) -> None:
-    microvm_id = hypercore.spawn(
-        shell_image, "sh", "-c", "trap '' TERM; while :; do sleep 1; done"
-    )
+    script = "trap '' TERM; trap 'echo asked' USR1; echo ready; while :; do sleep 0.1; done"
+    microvm_id = hypercore.spawn(shell_image, "sh", "-c", script)
     try:
-        hypercore.run("stop", "--time", "1", microvm_id)
+        wait_for_log(hypercore, microvm_id, "ready")
+        hypercore.run("stop", "--signal", "USR1", "--time", "1", microvm_id)
+        assert hypercore.run("logs", microvm_id).out == "ready\nasked\n"
         assert wait_for_state(hypercore, microvm_id, "exited")["exit_code"] == 137
     finally:
         hypercore.run("rm", "--force", microvm_id)

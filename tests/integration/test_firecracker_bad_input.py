@@ -4,6 +4,7 @@ More of it, with the VMM already running, is in test_firecracker.py.
 """
 
 import asyncio
+import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -89,6 +90,9 @@ def test_a_program_that_will_not_do(
 # -- /dev/kvm --
 
 
+PR_SET_DUMPABLE = 4
+
+
 @contextmanager
 def as_nobody() -> Iterator[None]:
     os.setresuid(65534, 65534, 0)
@@ -96,6 +100,8 @@ def as_nobody() -> Iterator[None]:
         yield
     finally:
         os.setresuid(0, 0, 0)
+        # A change of user takes this away, and whoever runs later in this process may want it.
+        assert ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0
 
 
 def test_no_device(files: MicroVMPaths, monkeypatch: pytest.MonkeyPatch) -> None:
