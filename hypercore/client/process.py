@@ -20,7 +20,7 @@ class AsyncProcess:
     """A running process. `outputs` must be read, or it waits; `wait` reads and drops the rest."""
 
     def __init__(self, duplex: Duplex, kind: Any, tty: bool, answers: AsyncIterator[Any]) -> None:
-        self.tty = tty
+        self._tty = tty
         self._duplex = duplex
         self._kind = kind
         self._answers = answers
@@ -38,6 +38,11 @@ class AsyncProcess:
             if answer.started is not None:
                 return cls(duplex, kind, answer.started.tty, answers)
         raise HypercoreError("the service ended the call before the process began")
+
+    @property
+    def tty(self) -> bool:
+        """Whether it has a terminal: its stderr is in its stdout then."""
+        return self._tty
 
     async def outputs(self) -> AsyncIterator[Output]:
         """What it prints, until it has ended."""

@@ -40,6 +40,11 @@ class Process:
         self._portal = portal
         self._async = twin
 
+    @property
+    def tty(self) -> bool:
+        """Whether it has a terminal: its stderr is in its stdout then."""
+        return self._async.tty
+
     def outputs(self) -> Iterator[Output]:
         """What it prints, until it has ended."""
         return self._portal.iterate(self._async.outputs())

@@ -146,16 +146,24 @@ def test_a_process_whose_streams_are_in_our_hands(client: Any, shared_vm: Shared
     with vm.exec(["sleep", "100"]) as process:
         process.kill("TERM")
         assert process.wait().exit_code == 128 + 15
-    with vm.exec(["sh", "-c", "stty size; read x; stty size"], tty=True, stdin=True,
-                 rows=33, columns=44) as process:  # fmt: skip
+    # A size comes on its own way, not among the bytes, as docker's does.
+    script = "".join(
+        f'until [ "$(stty size)" = "{size}" ]; do sleep 0.1; done; echo now {size}; '
+        for size in ("33 44", "55 66")
+    )
+    with vm.exec(
+        ["sh", "-c", script + "read x; echo got $x"], tty=True, stdin=True, rows=33, columns=44
+    ) as process:
         assert process.tty
-        text = ""
+        text, is_resized = "", False
         for output in process.outputs():
             text += output.text
-            if "33 44" in text and "\n" in text and "55" not in text:
+            if "now 33 44" in text and not is_resized:
+                is_resized = True
                 process.resize(55, 66)
-                process.write(b"\n")
-        assert "55 66" in text
+                process.write(b"line\n")
+        assert "now 55 66" in text
+        assert "got line" in text
         assert process.wait().exit_code == 0
 
 
