@@ -362,10 +362,8 @@ class Engine:
     async def list(self) -> list[Record]:
         """All microVMs, the newest first. Those to be removed once ended are removed first."""
         records = await inventory.list_all(self.client)
-        ended = [r for r in records if r.remove and r.owned and r.state not in ALIVE]
-        for record in ended:
-            await self._delete(record)
-        return [record for record in records if record not in ended]
+        removed = [record for record in records if await self.remove_ended(record)]
+        return [record for record in records if record not in removed]
 
     async def find(self, wanted: str) -> Record:
         """By id, id prefix or name; see inventory.find."""
@@ -522,6 +520,16 @@ class Engine:
             )
         await self._delete(record)
         return record
+
+    async def remove_ended(self, record: Record) -> bool:
+        """Remove a microVM that was to be removed once ended, if it has; whether it has.
+
+        One that is only being set up has no task yet either, and stays.
+        """
+        if not record.owned or not await engine_orphans.has_ended(self.client, record):
+            return False
+        await self._delete(record)
+        return True
 
     async def _delete(self, record: Record) -> None:
         await engine_cleanup.delete_microvm(self.client, record.microvm_id)

@@ -85,6 +85,15 @@ async def cleanup(client: Client, *, everything: bool = False) -> list[str]:
     return done
 
 
+async def has_ended(client: Client, record: Record) -> bool:
+    """Whether a microVM that is to be removed once ended has: it is past its setting up."""
+    return (
+        _is_to_be_removed(record)
+        and not is_being_spawned(paths.microvm_id(client.namespace, record.microvm_id))
+        and await _is_dead(client, record)
+    )
+
+
 def _is_to_be_removed(record: Record) -> bool:
     return record.remove and record.state not in ALIVE
 

@@ -316,8 +316,8 @@ class Service:
             self._session_left.clear()
             await self._session_left.wait()
         try:
-            await self.engine.remove(record.microvm_id, force=True)
-            self.figures.reclaimed["microvm"] += 1
+            if await self.engine.remove_ended(record):
+                self.figures.reclaimed["microvm"] += 1
         except NotFound:
             return
         except HypercoreError as exc:
