@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
@@ -64,10 +64,12 @@ class Blocking:
 
     @contextmanager
     def _entered(self, context: Any) -> Iterator[Any]:
-        value = self._runner.run(_enter(context))
+        value = self._wrapped(self._runner.run(_enter(context)))
         try:
-            yield self._wrapped(value)
+            yield value
         finally:
+            if isinstance(value, Generator):
+                value.close()
             self._runner.run(context.__aexit__(None, None, None))
 
     def _items(self, items: Any) -> Iterator[Any]:

@@ -339,7 +339,7 @@ def test_the_readmes_examples(
         for number, example in enumerate(examples, 1):
             exec(compile(example, f"README.md, example {number}", "exec"), {})
             printed = capsys.readouterr().out
-            expected = re.findall(r"#> (.*)", example)
+            expected = re.findall(r"# prints: (.*)", example)
             assert expected, f"example {number} says nothing of what it prints"
             assert printed.splitlines() == expected
     finally:
