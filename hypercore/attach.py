@@ -73,6 +73,10 @@ class StdioConnection:
         self._sock.close()
 
 
+class _Closed(Unavailable):
+    """The server has closed the connection."""
+
+
 @asynccontextmanager
 async def connect(
     path: Path,
@@ -107,12 +111,18 @@ async def connect(
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
         await asyncio.to_thread(_dial, sock, path)
         sock.setblocking(False)
-        socket.send_fds(sock, [StdioRequest(attach=request).encode()], fds)
         try:
+            socket.send_fds(sock, [StdioRequest(attach=request).encode()], fds)
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 reply = await _receive(sock)
         except TimeoutError as exc:
             raise Unavailable(f"the shim server at {path} does not answer") from exc
+        except (ConnectionError, _Closed) as exc:
+            # It listens while the microVM is there, and may close before it has accepted.
+            raise NotFound(
+                f"the shim server at {path} has closed: the task is not running any more",
+                hint="see `hypercore ps -a` and `hypercore logs`",
+            ) from exc
         if reply.error is not None:
             raise from_grpc_code(reply.error.code, reply.error.message)
         if reply.attached is None:
@@ -141,7 +151,7 @@ async def _receive(sock: socket.socket) -> StdioReply:
     except ConnectionError:
         packet = b""
     if not packet:
-        raise Unavailable(
+        raise _Closed(
             "the shim server closed the connection before the process ended",
             hint="`hypercore ps -a` shows what became of it",
         )

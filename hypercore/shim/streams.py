@@ -181,6 +181,8 @@ class Output:
         if total is None:
             await self._progressing(self._ended)
             total = self.received_bytes
+        if self._drained.done():  # an earlier call's
+            self._drained = asyncio.get_running_loop().create_future()
         self._hub.pump.expect(self.number, min(total, MAX_BYTES))
         await self._progressing(self._drained)
         return max(0, total - self.received_bytes)

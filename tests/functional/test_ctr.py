@@ -266,7 +266,7 @@ def test_pause_and_resume(ctr: Ctr, box: str) -> None:
 def test_ps_and_metrics(ctr: Ctr, box: str) -> None:
     assert len(ctr("task", "ps", box).stdout.splitlines()) >= 2
     metrics = ctr("task", "metrics", box).stdout.decode()
-    usage = re.search(r"memory\.usage\s+(\d+)", metrics)
+    usage = re.search(r"memory\.usage(?:_in_bytes)?\s+(\d+)", metrics)
     assert usage, metrics
     assert int(usage[1]) > 0
 
