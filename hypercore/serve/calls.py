@@ -34,6 +34,9 @@ class Calls:
         """no new calls are taken"""
         self._waiting: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def drain(self) -> None:
         """Take no new calls, and end those that only wait for something to happen."""
@@ -41,6 +44,15 @@ class Calls:
         for task in self._waiting:
             self._ended.add(task)
             task.cancel()
+
+    async def finished(self, timeout_s: float) -> bool:
+        """Wait until no call is under way; False if some still are after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def unary(self, method: Method, request: Any, caller: Caller, transport: str) -> Message:
         """Call a method that has one answer; `request` may be a stream of messages."""
@@ -66,6 +78,8 @@ class Calls:
         kind = ""
         task = asyncio.current_task()
         assert task is not None
+        self._under_way += 1
+        self._idle.clear()
         try:
             if self.draining:
                 raise _stopping()
@@ -92,6 +106,9 @@ class Calls:
         finally:
             self._waiting.discard(task)
             self._ended.discard(task)
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
             figures.calls[method.name, transport, kind] += 1
 
 

@@ -31,6 +31,8 @@ from hypercore.serve.tokens import Grants
 log = logging.getLogger(__name__)
 
 GRACE_S = 10.0
+FLUSH_S = 2.0
+"""for answers on their way, once all calls have ended or had their time"""
 RECLAIM_EACH_S = 600.0
 MAX_DESCRIPTORS = 65536
 
@@ -68,6 +70,8 @@ async def run(settings: Settings, config: HostConfig, report: Callable[[str], No
                     await stopping.wait()
                 systemd.notify("STOPPING=1")
                 daemon.calls.drain()
+                # Before the servers stop: they end WebSockets at once.
+                await daemon.calls.finished(GRACE_S)
             for task in tasks:
                 task.cancel()
     except BaseExceptionGroup as failures:
@@ -126,7 +130,7 @@ class _Daemon:
             given = [listeners.unix_listener(path, listeners.group_id(self.settings.group))]
             self.stack.callback(path.unlink, missing_ok=True)
             self.places.append(f"HTTP at {path}")
-        self._start(http_server.server(app, grace_s=GRACE_S), given)
+        self._start(http_server.server(app, grace_s=FLUSH_S), given)
         if address is None:
             return
         context = listeners.tls_context(tls) if tls else None
@@ -135,7 +139,7 @@ class _Daemon:
         sock = listeners.tcp_listener(address)
         bound = listeners.Address(*sock.getsockname()[:2])
         self.places.append(f"HTTP at {'https' if tls else 'http'}://{bound.text}")
-        self._start(http_server.server(app, tls=context, grace_s=GRACE_S), [sock])
+        self._start(http_server.server(app, tls=context, grace_s=FLUSH_S), [sock])
 
     def _start(self, server: http_server.Server, sockets: Sequence[socket]) -> None:
         serving = self.group.create_task(server.serve(sockets=list(sockets)))
@@ -155,7 +159,7 @@ class _Daemon:
             os.umask(old_mask)
         self.stack.callback(path.unlink, missing_ok=True)
         await local.start()
-        self.stack.push_async_callback(local.stop, GRACE_S)
+        self.stack.push_async_callback(local.stop, FLUSH_S)
         if given:
             self.places.append("gRPC on systemd's sockets")
             await self._relay(path, given)
@@ -168,7 +172,7 @@ class _Daemon:
         credentials = grpc_server.credentials(tls) if tls else None
         bound = listeners.Address(address.host, _add_port(remote, address.text, credentials))
         await remote.start()
-        self.stack.push_async_callback(remote.stop, GRACE_S)
+        self.stack.push_async_callback(remote.stop, FLUSH_S)
         self.places.append(f"gRPC at {bound.text}, {'TLS' if tls else 'plaintext'}")
 
     async def _relay(self, path: Path, given: Sequence[socket]) -> None:

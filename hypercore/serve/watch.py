@@ -65,6 +65,7 @@ class Watch:
         self._is_synced = asyncio.Event()
         self._lock = asyncio.Lock()
         self._dirty: set[str] = set()
+        self._untold: list[Event] = []
         self._wake = asyncio.Event()
         self._watchers: set[Watcher] = set()
 
@@ -154,22 +155,26 @@ class Watch:
 
     def _take(self, event: Event) -> None:
         self._dirty.add(event.microvm_id)
-        self._wake.set()
         if event.kind in EVENT_KINDS:
-            for watcher in self._watchers:
-                watcher.put(event)
+            self._untold.append(event)
+        self._wake.set()
 
     async def _refresh_dirty(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             dirty, self._dirty = self._dirty, set()
+            events, self._untold = self._untold, []
             try:
                 await self._refresh(dirty)
             except HypercoreError as exc:
                 # The stream breaks next, and a new subscription lists all.
                 log.warning("cannot look after %d microVMs: %s", len(dirty), exc)
                 self._is_synced.clear()
+            # Now: who is told of a change finds it made.
+            for event in events:
+                for watcher in tuple(self._watchers):
+                    watcher.put(event)
 
     async def _refresh(self, dirty: set[str]) -> None:
         async with self._lock:
