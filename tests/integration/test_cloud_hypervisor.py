@@ -128,11 +128,11 @@ async def running(boot: BootSpec, binary: Path) -> AsyncIterator[VmmGroup]:
             group.all_started()
         try:
             await provider.configure(boot, in_time())
-        except Unavailable:  # a guest may be done before its VMM has answered
+            group.configured()
+        except (Unavailable, VmmError):  # a guest may be done before its VMM has answered
             await asyncio.wait({group.exited}, timeout=LAST_WORD_S)
             if not group.exited.done():
                 raise
-        group.configured()
         yield group
     finally:
         await group.close()
