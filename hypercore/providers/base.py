@@ -14,6 +14,7 @@ What only one VMM can do is a `Feature`, not a method that others refuse.
 """
 
 import os
+import platform
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
@@ -26,6 +27,7 @@ from typing import ClassVar
 from hypercore import paths, probe_cache
 from hypercore.config import HostConfig
 from hypercore.errors import InvalidArgument, Unavailable
+from hypercore.providers import kvm_probe
 from hypercore.spec import Disk, DiskLimits
 
 FIRST_FD = 3
@@ -288,6 +290,17 @@ def find_binary(config: HostConfig, name: str, *programs: str) -> Path | None:
         if found := shutil.which(program, path=search):
             return Path(found).absolute()
     return None
+
+
+def require_kvm(provider: str) -> None:
+    """Raises Unavailable unless KVM really runs a guest here."""
+    if platform.machine() != "x86_64":
+        raise Unavailable(f"the probe of KVM knows x86_64 only, this is {platform.machine()}")
+    if problem := kvm_probe.probe():
+        raise Unavailable(
+            f"provider {provider} needs KVM: {problem}",
+            hint="provider qemu emulates where KVM does not work: --provider qemu",
+        )
 
 
 def require_binary(config: HostConfig, name: str, *programs: str, hint: str) -> Path:

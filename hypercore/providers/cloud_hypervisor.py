@@ -12,14 +12,13 @@ Facts behind choices (Cloud Hypervisor's vmm/src/lib.rs and cpu.rs, 53):
 - Its serial console is stdout; it takes input only from a terminal.
 """
 
-import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from hypercore import landlock, vmm_api
 from hypercore.config import HostConfig
-from hypercore.errors import HypercoreError, Unavailable
+from hypercore.errors import HypercoreError
 from hypercore.providers import kvm_probe
 from hypercore.providers.base import (
     FIRST_FD,
@@ -30,6 +29,7 @@ from hypercore.providers.base import (
     Provider,
     VmmCommand,
     require_binary,
+    require_kvm,
     require_version,
 )
 from hypercore.spec import Disk
@@ -67,13 +67,7 @@ class CloudHypervisorProvider(Provider):
     def probe(self, config: HostConfig) -> Probe:
         binary = require_binary(config, "cloud-hypervisor", hint=INSTALL_HINT)
         version = self.version(binary)
-        if platform.machine() != "x86_64":
-            raise Unavailable(f"the probe of KVM knows x86_64 only, this is {platform.machine()}")
-        if problem := kvm_probe.probe():
-            raise Unavailable(
-                f"provider cloud-hypervisor needs KVM: {problem}",
-                hint="provider qemu emulates where KVM does not work: --provider qemu",
-            )
+        require_kvm(self.name)
         return Probe(binary=binary, version=version, accelerator="kvm")
 
     def version(self, binary: Path) -> str:

@@ -12,14 +12,13 @@ console is stdout, so its own log needs another place; vsock has no half-close.
 import contextlib
 import json
 import os
-import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from hypercore import vmm_api
 from hypercore.config import HostConfig
-from hypercore.errors import Unavailable, VmmError, from_os_error
+from hypercore.errors import VmmError, from_os_error
 from hypercore.providers import kvm_probe
 from hypercore.providers.base import (
     Bind,
@@ -30,6 +29,7 @@ from hypercore.providers.base import (
     VmmCommand,
     VmSnapshot,
     require_binary,
+    require_kvm,
     require_version,
 )
 from hypercore.spec import Disk, DiskLimits
@@ -67,13 +67,7 @@ class FirecrackerProvider(Provider):
     def probe(self, config: HostConfig) -> Probe:
         binary = require_binary(config, "firecracker", hint=INSTALL_HINT)
         version = self.version(binary)
-        if platform.machine() != "x86_64":
-            raise Unavailable(f"the probe of KVM knows x86_64 only, this is {platform.machine()}")
-        if problem := kvm_probe.probe():
-            raise Unavailable(
-                f"provider firecracker needs KVM: {problem}",
-                hint="provider qemu emulates where KVM does not work: --provider qemu",
-            )
+        require_kvm(self.name)
         return Probe(binary=binary, version=version, accelerator="kvm")
 
     def version(self, binary: Path) -> str:
